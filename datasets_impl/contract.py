@@ -1,0 +1,83 @@
+"""What the pipeline expects of a dataset class."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+TIERS = ("train", "validation", "test")
+
+
+class DatasetError(ValueError):
+    """A dataset, sampler or loader was given something that it cannot use."""
+
+
+class ExampleIndexError(DatasetError, IndexError):
+    """An example was asked for that the tier does not have; also an `IndexError`, so that plain iteration ends."""
+
+
+class PipelineDataset(Dataset[Any], ABC):
+    """The contract of a dataset, as a base class; a dataset of one's own need not inherit from it.
+
+    A dataset is built once per tier as `cls(tuple_dict, dataset_cache_dir, tier, **dataset_class_params)`. `tuple_dict`
+    is the row of the dataset configuration, the data file is `file_path(tuple_dict, dataset_cache_dir)` and `tier` is
+    one of `TIERS`. `dataset[i]` is a pair (input, target); each is a tensor, or a tuple or dict of tensors.
+
+    Optional, looked for by name:
+
+    - `__getitems__(indices)` with `collate_fn` (a static method, the identity): reads a whole batch in one call.
+      `indices` is a list of integers, or a 1-D int64 tensor where the class sets `takes_index_tensors = True`.
+    - `draws_randomness = False`: reading never draws random numbers. Otherwise loaders seed the global generators of
+      torch (CPU), NumPy (legacy) and Python from (seed, epoch, index) before each example (for `__getitems__`: from
+      seed, epoch and all its indices before each batch), so that augmentation gives the same values whatever the
+      number of loader processes. Generators that a dataset makes for itself are its own business.
+    - `preload()`: called once in the parent before loader processes start, for what they should share.
+    - `get_output_shape()`: the shape of a model's output, one example, where the target does not tell it.
+    - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
+    """
+
+    takes_index_tensors = False
+    draws_randomness = True
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples of this tier."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        """Return one example as (input, target), without a batch axis."""
+
+    def get_additional_model_params(self) -> dict[str, Any]:
+        """Return further keyword arguments for the model's constructor, none by default."""
+        return {}
+
+    def get_output_shape(self) -> tuple[int, ...] | None:
+        """Return the shape of a model's output for one example; None means that of the target."""
+        return None
+
+
+def file_path(tuple_dict: Mapping[str, Any], dataset_cache_dir: str | Path) -> Path:
+    """Return where the data file of a dataset configuration lies.
+
+    Raises:
+        DatasetError: the row has no `dataset_file_name`.
+    """
+    name = tuple_dict.get("dataset_file_name")
+    if not isinstance(name, str) or not name:
+        raise DatasetError("the dataset configuration names no data file: give it a dataset_file_name.")
+    return Path(dataset_cache_dir) / name
+
+
+def check_tier(tier: str) -> str:
+    """Return the tier if it is one.
+
+    Raises:
+        DatasetError: it is not in `TIERS`.
+    """
+    if tier not in TIERS:
+        raise DatasetError(f"{tier!r} is not a tier: choose one of {', '.join(TIERS)}.")
+    return tier

@@ -1,0 +1,227 @@
+"""Batches of a tier, epoch by epoch: what they hold depends on seed and epoch, never on the loader processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
+
+from datasets_impl.contract import DatasetError, check_tier
+from datasets_impl.randomness import mix, preserved_global_randomness, seed_global_randomness
+from datasets_impl.samplers import EpochSampler, SeededSampler, split_into_batches
+
+
+class BatchReader(Dataset[Any]):
+    """Reads whole batches of a dataset, with random draws that depend on (seed, epoch, indices) alone.
+
+    What a dataset may define, and which random generators are seeded, says `contract.PipelineDataset`. The global
+    generators are left as they were found, so that a model's dropout does not depend on where examples are read.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.collate: Callable[[Any], Any] = getattr(dataset, "collate_fn", None) or default_collate
+        self._reads_batches = hasattr(dataset, "__getitems__")
+        self._draws = bool(getattr(dataset, "draws_randomness", True))
+        self._takes_tensors = self._reads_batches and bool(getattr(dataset, "takes_index_tensors", False))
+
+    def read(self, epoch: int, indices: torch.Tensor) -> Any:
+        """Return the collated batch of the examples at `indices`, int64 of shape (k,)."""
+        chosen = indices if self._takes_tensors else indices.tolist()
+        if not self._draws:
+            return self.collate(self._examples(chosen))
+        with preserved_global_randomness():
+            if self._reads_batches:
+                seed_global_randomness(mix(self.seed, epoch, *indices.tolist()))
+                return self.collate(self._examples(chosen))
+            return self.collate([self._seeded_example(epoch, index) for index in chosen])
+
+    def __getitems__(self, request: tuple[int, list[int]]) -> Any:
+        """Answer a request (epoch, indices) in a loader process; the epoch travels along because reading runs ahead."""
+        epoch, indices = request
+        return self.read(epoch, torch.tensor(indices, dtype=torch.int64))
+
+    def _examples(self, indices: Any) -> Any:
+        if self._reads_batches:
+            return self.dataset.__getitems__(indices)
+        return [self.dataset[index] for index in indices]
+
+    def _seeded_example(self, epoch: int, index: int) -> Any:
+        seed_global_randomness(mix(self.seed, epoch, index))
+        return self.dataset[index]
+
+
+class BatchLoader(DataLoader[Any]):
+    """A `DataLoader` for which 0, 1 and more loader processes give the same bits, made by `build_loader`.
+
+    Each iteration is one epoch: 0, 1, 2, ..., or what `set_epoch` chose, and on from there. Order and random draws
+    depend on (seed, epoch) alone, for torch's samplers too, which draw from a global generator seeded so; iteration
+    leaves the global generators as they were. A sampler with `set_epoch` is told the epoch, and the seed where its
+    attribute `seed` is None. A sampler that makes a generator of its own keeps it, and what it draws, to itself.
+
+    Without loader processes batches are read in the caller's; with them, the processes live until `close`.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        batch_size: int,
+        sampler: Any,
+        drop_last: bool,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self._seed = seed
+        self._next_epoch = 0
+        self._reader = BatchReader(dataset, seed)
+        self._size = batch_size
+        self._requests = _Requests()
+        self._workers: DataLoader[Any] | None = None
+        self._lends_seed = getattr(sampler, "seed", seed) is None
+        super().__init__(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=num_workers,
+            collate_fn=self._reader.collate,
+            # Pinning without an accelerator does nothing but warn.
+            pin_memory=pin_memory and torch.accelerator.is_available(),
+            drop_last=drop_last,
+            generator=_own_generator(seed),
+            persistent_workers=num_workers > 0,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        self._next_epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        epoch = self._next_epoch
+        self._next_epoch = epoch + 1
+        batches = self._batches(epoch)
+        if self.num_workers == 0 and not self.pin_memory:
+            return self._read_here(epoch, batches)
+        if self._workers is None:
+            self._workers = self._start()
+        self._requests.pending = ((epoch, indices.tolist()) for indices in batches)
+        return iter(self._workers)
+
+    def close(self) -> None:
+        """End the loader processes now; a later iteration starts new ones."""
+        workers, self._workers = self._workers, None
+        running = getattr(workers, "_iterator", None)
+        if running is not None:
+            # torch has no public call for this, and only does it once nobody refers to the iterator any more.
+            running._shutdown_workers()
+
+    def _batches(self, epoch: int) -> Iterator[torch.Tensor]:
+        return split_into_batches(self._order(epoch), self._size, self.drop_last)
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        sampler: Any = self.sampler
+        if self._lends_seed:
+            sampler.seed = self._seed
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        if isinstance(sampler, SeededSampler):
+            return sampler.order()
+        with preserved_global_randomness():
+            seed_global_randomness(mix(self._seed, epoch))
+            return torch.tensor([int(index) for index in sampler], dtype=torch.int64)
+
+    def _read_here(self, epoch: int, batches: Iterator[torch.Tensor]) -> Iterator[Any]:
+        read = self._reader.read
+        for indices in batches:
+            yield read(epoch, indices)
+
+    def _start(self) -> DataLoader[Any]:
+        preload = getattr(self.dataset, "preload", None)
+        if preload is not None:
+            preload()
+        return DataLoader(
+            self._reader,
+            batch_sampler=self._requests,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=self.pin_memory,
+            generator=_own_generator(self._seed),
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+class _Requests(Sampler[Any]):
+    """Stands where a `DataLoader` wants a batch sampler, and hands out the requests (epoch, indices) of an epoch."""
+
+    def __init__(self) -> None:
+        self.pending: Iterable[tuple[int, list[int]]] = ()
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return iter(self.pending)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _own_generator(seed: int) -> torch.Generator:
+    # Without one, each new iterator of a DataLoader draws from the global generator.
+    return torch.Generator().manual_seed(mix(seed))
+
+
+def build_loader(
+    dataset: Any,
+    *,
+    tier: str,
+    batch_size: int,
+    sampler: Any = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    shuffle: bool | None = None,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """Make the loader of one tier.
+
+    By default train is shuffled unless a sampler is given, validation and test never; train drops a short last batch,
+    the others keep it.
+
+    Args:
+        dataset: see `contract.PipelineDataset`.
+        tier: `train`, `validation` or `test`.
+        batch_size: examples per batch.
+        sampler: an object with `__iter__` and `__len__` that gives indices.
+        num_workers: loader processes; they change the speed only.
+        seed: of the order and of what reading draws.
+        shuffle: overrides the default, for a loader without a sampler.
+        pin_memory: page-locked batches, for copies to an accelerator; without one this does nothing.
+
+    Raises:
+        DatasetError: an argument is not of this form, or train is smaller than one batch.
+    """
+    check_tier(tier)
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise DatasetError(f"{type(dataset).__name__} has no length: define __len__ and __getitem__.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise DatasetError(f"batch_size is {batch_size!r}: give a positive integer.")
+    if sampler is not None and shuffle is not None:
+        raise DatasetError("shuffle and a sampler both decide the order: give only one of them.")
+    if sampler is None:
+        sampler = EpochSampler(len(dataset), seed=seed, shuffle=tier == "train" if shuffle is None else shuffle)
+    if tier == "train" and len(sampler) < batch_size:
+        raise DatasetError(
+            f"tier 'train' gives {len(sampler)} examples per epoch, fewer than one batch of {batch_size}, and its "
+            "short last batch is dropped: choose a smaller batch_size."
+        )
+    return BatchLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        drop_last=tier == "train",
+        seed=seed,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,1 @@
+"""What puts the parts together: settings, home, services, connection, session, runner, worker, store, results, command line."""

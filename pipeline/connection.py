@@ -1,0 +1,155 @@
+"""A DataJoint connection that survives a lost server, on PostgreSQL and on MySQL/MariaDB, and always speaks UTC."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import warnings
+from typing import Any
+
+import datajoint as dj
+from datajoint.errors import LostConnectionError
+from datajoint.settings import _create_config
+
+from .errors import ConfigurationError, DatabaseUnavailable
+from .settings import Database
+
+logger = logging.getLogger("trainloom")
+
+FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
+LONGEST_DELAY = 5.0  # s
+UTC = {"postgresql": "SET TIME ZONE 'UTC'", "mysql": "SET time_zone = '+00:00'"}
+# Answers that no retry can mend: PostgreSQL's SQLSTATE classes and MySQL's error numbers.
+REFUSED_TEXT = ("password authentication failed", "role ", "database ", "no pg_hba.conf entry", "fe_sendauth")
+REFUSED_CODES = frozenset({1044, 1045, 1049, 1698})
+
+
+class HealingConnection(dj.Connection):
+    """Notices a lost connection before and after each statement, reconnects with growing delay, and runs the statement again, but never inside a
+    transaction: there it raises, since what came before in the transaction is lost.
+
+    DataJoint itself does not notice a lost connection to PostgreSQL: psycopg2's error carries no code there. A forked child opens
+    its own connection; the parent's socket is left alone. Not for use by several threads.
+    """
+
+    def __init__(self, *args: Any, reconnect_seconds: float = 300.0, **kwargs: Any) -> None:
+        self.reconnect_seconds = reconnect_seconds
+        self._inherited: list[Any] = []
+        super().__init__(*args, **kwargs)
+
+    def connect(self) -> None:
+        """Open the connection, in UTC."""
+        super().connect()
+        self._pid = os.getpid()
+        cursor = self._conn.cursor()
+        cursor.execute(UTC[self.adapter.backend])
+        cursor.close()
+
+    def query(self, query: str, args: Any = (), **options: Any) -> Any:
+        """Run one statement; see the class for what happens when the connection is lost."""
+        options["reconnect"] = False
+        self._leave_parents_connection()
+        if self._lost():
+            self._recover(None)
+        try:
+            return super().query(query, args, **options)
+        except Exception as error:
+            if not (isinstance(error, LostConnectionError) or self._lost()):
+                raise
+            self._recover(error)
+            return super().query(query, args, **options)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the server answers."""
+        return not self._is_closed and not self._lost() and bool(super().is_connected)
+
+    def _lost(self) -> bool:
+        if self._conn is None:
+            return True
+        if self.adapter.backend == "postgresql":
+            return bool(self._conn.closed)
+        return not self._conn.open
+
+    def _leave_parents_connection(self) -> None:
+        if os.getpid() != self._pid:
+            self._inherited.append(self._conn)  # kept alive: closing it would end the parent's session
+            self._in_transaction = False
+            self.connect()
+
+    def _recover(self, cause: Exception | None) -> None:
+        """Reconnect; raise if a transaction was open."""
+        if self._is_closed:
+            raise LostConnectionError("The session is closed; open one with connect()") from cause
+        in_transaction, self._in_transaction = getattr(self, "_in_transaction", False), False
+        self._reconnect()
+        if in_transaction:
+            raise LostConnectionError("The connection was lost during a transaction; nothing of it was written") from cause
+
+    def _reconnect(self) -> None:
+        deadline, delay = time.monotonic() + self.reconnect_seconds, FIRST_DELAY
+        while True:
+            try:
+                self.connect()
+                self.connection_id = self.adapter.get_connection_id(self._conn)
+                logger.info("reconnected to the database")
+                return
+            except Exception as error:
+                if refused(error) or time.monotonic() + delay > deadline:
+                    raise LostConnectionError(f"the database did not come back within {self.reconnect_seconds:.0f} s: {first_line(error)}") from error
+                logger.warning("the database is away (%s); trying again in %.1f s", first_line(error), delay)
+                time.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
+
+
+def open_connection(database: Database, *, stores: dict[str, Any], reconnect_seconds: float) -> HealingConnection:
+    """Connect to a database server.
+
+    Raises
+    ------
+    ConfigurationError
+        If the server refuses the user, password or database.
+    DatabaseUnavailable
+        If no server answers.
+    """
+    config = _create_config()
+    config.database.backend = database.backend
+    config.database.port = database.port
+    config.safemode = False
+    config.stores = stores
+    logging.getLogger("datajoint").setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="MariaDB is not officially supported")
+            return HealingConnection(
+                database.host,
+                database.user,
+                database.password.get_secret_value(),
+                database.port,
+                database.tls,
+                database_name=database.name,
+                backend=database.backend,
+                config_override=config,
+                reconnect_seconds=reconnect_seconds,
+            )
+    except Exception as error:
+        if refused(error):
+            raise ConfigurationError(
+                f"{database.label} refuses the connection: {first_line(error)}; check user, password and database name"
+            ) from error
+        raise DatabaseUnavailable(f"no database answers at {database.label}: {first_line(error)}; check that the server runs") from error
+
+
+def refused(error: Exception) -> bool:
+    """Whether a server answered but will not let this user in."""
+    if error.args and error.args[0] in REFUSED_CODES:
+        return True
+    text = str(error)
+    return any(f"FATAL:  {mark}" in text or (mark in text and mark.startswith("fe_")) for mark in REFUSED_TEXT)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without addresses of secrets (drivers never print passwords)."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,137 @@
+"""What a dataset says of itself at insertion: content, shapes, counts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from schemas.binding import Directories, Probe
+from schemas.dataset_config import TIERS
+from schemas.errors import InvalidRow, InvalidValue
+from schemas.hashing import plain
+
+from .file_digest import FileDigests
+from .resolver import ClassResolver
+from .store.interface import Store
+
+logger = logging.getLogger("trainloom")
+
+
+class DatasetProber:
+    """Opens the tiers of a dataset once, in the process that inserts it.
+
+    Parameters
+    ----------
+    dataset_dir : where data files lie unless a table was given another folder.
+    store : receives the data files if `mirror` is set, so that every node can fetch them.
+    """
+
+    def __init__(self, resolver: ClassResolver, digests: FileDigests, store: Store, dataset_dir: Path, *, mirror: bool) -> None:
+        self._resolver = resolver
+        self._digests = digests
+        self._store = store
+        self._dataset_dir = dataset_dir
+        self._mirror = mirror
+
+    def fingerprint(self, row: Mapping[str, Any], directories: Directories) -> str:
+        """sha256 of the dataset's content: its class's own `fingerprint`, else that of the file."""
+        path = self._path(row, directories)
+        cls = self._class(row)
+        own = getattr(cls, "fingerprint", None)
+        if own is not None:
+            digest = own(path, **row["dataset_class_params"])
+            if not isinstance(digest, str) or len(digest) != 64:
+                raise InvalidRow(f"{cls.__qualname__}.fingerprint must return the 64 hexadecimal digits of a sha256, not {digest!r}")
+            return digest
+        if not path.is_file():
+            kind = "is a folder, and its dataset class has no fingerprint method" if path.is_dir() else "does not exist"
+            raise InvalidRow(f"the data file {path} {kind}; correct dataset_file_name or dataset_dir")
+        return self._digests.sha256_of(path)
+
+    def probe(self, row: Mapping[str, Any], directories: Directories) -> Probe:
+        """Build every tier and ask it for its shapes; afterwards the data file is in the store."""
+        path = self._path(row, directories)
+        tiers = {tier: self._tier(row, tier, path) for tier in TIERS}
+        shapes = {tier: self._shapes(tier, dataset, row) for tier, dataset in tiers.items()}
+        for tier in TIERS:
+            if shapes[tier] != shapes["validation"]:
+                raise InvalidRow(
+                    f"{row['dataset_file_name']} has examples of shapes {shapes[tier]} in the tier {tier} but {shapes['validation']} in validation; "
+                    "all tiers must have the same shapes"
+                )
+        additional = self._additional(tiers["validation"])
+        counts = {tier: self._count(row, tier, dataset) for tier, dataset in tiers.items()}
+        if self._mirror and path.is_file() and not hasattr(self._class(row), "fingerprint"):
+            self._store.put(path, kind="dataset")
+        return Probe(*shapes["validation"], additional, counts)
+
+    def _path(self, row: Mapping[str, Any], directories: Directories) -> Path:
+        folder = Path(directories.dataset_dir) if directories.dataset_dir is not None else self._dataset_dir
+        path = folder / row["dataset_file_name"]
+        if ".." in Path(row["dataset_file_name"]).parts or Path(row["dataset_file_name"]).is_absolute():
+            raise InvalidRow(f"dataset_file_name {row['dataset_file_name']!r} must lie below dataset_dir; give a relative name")
+        return path
+
+    def _class(self, row: Mapping[str, Any]) -> Any:
+        return self._resolver.resolve(row["dataset_class_module_name"], row["dataset_class_name"], "dataset")
+
+    def _tier(self, row: Mapping[str, Any], tier: str, path: Path) -> Any:
+        cls = self._class(row)
+        try:
+            dataset = cls(dict(row), str(path.parents[len(Path(row["dataset_file_name"]).parts) - 1]), tier, **row["dataset_class_params"])
+            empty = len(dataset) == 0
+        except Exception as error:
+            raise InvalidRow(f"{cls.__qualname__} cannot open the tier {tier} of {path}: {error}") from error
+        if empty:
+            raise InvalidRow(f"the tier {tier} of {path} is empty; every tier needs at least one example")
+        return dataset
+
+    @staticmethod
+    def _shapes(tier: str, dataset: Any, row: Mapping[str, Any]) -> tuple[Any, Any]:
+        try:
+            example = dataset[0]
+        except Exception as error:
+            raise InvalidRow(f"the first example of the tier {tier} of {row['dataset_file_name']} cannot be read: {error}") from error
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise InvalidRow(f"{type(dataset).__qualname__}[0] must be a pair (input, target), not {type(example).__name__}")
+        own = getattr(dataset, "get_output_shape", None)
+        output = list(own()) if own is not None and own() is not None else shape_of(example[1])
+        return shape_of(example[0]), output
+
+    @staticmethod
+    def _additional(dataset: Any) -> dict[str, Any]:
+        label = f"{type(dataset).__qualname__}.get_additional_model_params()"
+        try:
+            params = plain(dataset.get_additional_model_params(), label)
+        except InvalidValue:
+            raise
+        except Exception as error:
+            raise InvalidRow(f"{label} fails: {type(error).__name__}: {error}") from error
+        if not isinstance(params, dict):
+            raise InvalidRow(f"{label} must return a dict, not {type(params).__name__}")
+        return params
+
+    def _count(self, row: Mapping[str, Any], tier: str, dataset: Any) -> int:
+        """Examples an epoch draws: what the sampler says, else all."""
+        name = row[f"{tier}_sampler_class_name"]
+        if not name:
+            return len(dataset)
+        cls = self._resolver.resolve(row[f"{tier}_sampler_module_name"], name, "sampler")
+        try:
+            return len(cls(dataset, **row[f"{tier}_sampler_class_params"]))  # type: ignore[call-arg,arg-type]
+        except Exception as error:
+            raise InvalidRow(f"{tier}_sampler_class_params: {cls.__qualname__} cannot be built: {error}") from error
+
+
+def shape_of(value: Any) -> Any:
+    """The shape of an example: a list of int, [] for numbers; lists, tuples and dicts of values give lists and dicts of shapes."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return [int(size) for size in shape]
+    if isinstance(value, Mapping):
+        return {str(name): shape_of(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shape_of(item) for item in value]
+    return []

@@ -1,0 +1,111 @@
+"""What made a result: code, packages, machine."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+GIT_TIMEOUT = 5  # s
+
+
+def record(classes: Mapping[str, type], code_dir: Path, *, numerics: dict[str, Any], choices: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The row of `TrainingResult.Provenance`, without its key.
+
+    Parameters
+    ----------
+    classes : role (``model``, ``trainer``, …) to class.
+    code_dir : folder whose git commit is recorded.
+    """
+    code, texts = {}, {}
+    for role, cls in classes.items():
+        digest, text = module_text(cls.__module__)
+        code[role] = {"class": cls.__qualname__, "module": cls.__module__, "sha256": digest}
+        texts[digest] = text
+    commit, dirty = git_state(code_dir)
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "code": code,
+        "code_texts": texts,
+        "packages": packages(),
+        "python_version": platform.python_version(),
+        "host": platform.node()[:255],
+        "hardware": hardware(),
+        "numerics": numerics,
+        "choices": choices,
+        "notes": notes,
+    }
+
+
+def module_text(module: str) -> tuple[str, str]:
+    """sha256 and text of an imported module's file; an empty text where it has none (built in, compiled)."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or not file.endswith(".py"):
+        text = ""
+    else:
+        status = os.stat(file)
+        text = _read(file, status.st_mtime_ns, status.st_size)
+    return hashlib.sha256(text.encode()).hexdigest(), text
+
+
+@functools.lru_cache(maxsize=256)
+def _read(file: str, mtime_ns: int, size: int) -> str:
+    return Path(file).read_text(encoding="utf-8", errors="replace")
+
+
+def git_state(folder: Path) -> tuple[str, str]:
+    """Commit and whether the work tree differs from it ("yes", "no", "unknown"); no commit outside a repository or without git."""
+    head = _git(folder, "rev-parse", "HEAD")
+    if head is None:
+        return "", "unknown"
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return head.strip(), "unknown" if status is None else "yes" if status.strip() else "no"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Installed distributions and their versions."""
+    found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(found.items(), key=lambda item: str(item[0])) if name and version}
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory (bytes) and GPUs of this machine."""
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": psutil.virtual_memory().total,
+        "gpus": gpus,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,304 @@
+"""The one door: servers, connection, tables, store and services of a project."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from schemas import binding, project, schema, stored_blob  # noqa: F401
+from schemas import dataset_config, model_config, training_config, training_result, training_task  # noqa: F401  (tables to activate)
+
+from .connection import HealingConnection, open_connection
+from .errors import ConfigurationError, SessionError
+from .file_digest import FileDigests
+from .home import Home
+from .prober import DatasetProber
+from .resolver import ClassResolver
+from .runner import Folders, TaskRunner
+from .services.mongo import MongoServer, MongoUnavailable
+from .services.postgres import PostgresServer
+from .settings import Database, Settings, without_password
+from .store import datajoint_adapter
+from .store.folder import FolderStore
+from .store.gridfs import GridFSStore
+from .store.interface import Store
+
+logger = logging.getLogger("trainloom")
+
+EXTERNAL_STORE = "external_training_result"
+DECLARATION_WAIT = 120  # s, for another process that declares the tables
+MONGO_TIMEOUT = 10_000  # ms, to find a server
+IN_POD = Path("/var/run/secrets/kubernetes.io")
+
+
+@dataclass
+class Session:
+    """An open project. Use it as a context manager or call `close`.
+
+    Attributes
+    ----------
+    settings : what the session was opened with.
+    connection : the healing DataJoint connection, in UTC.
+    store : where objects are kept.
+    folders : data files, node cache, weights.
+    project_id : 32 hexadecimal digits that the SQL side and the store share.
+    home : the project's home, or None where every server is elsewhere.
+    store_note : why the store is not GridFS, or empty.
+    """
+
+    settings: Settings
+    connection: HealingConnection
+    store: Store
+    folders: Folders
+    project_id: str
+    home: Home | None
+    store_note: str
+    _cleanup: ExitStack
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; the servers go on running. Closing twice is harmless."""
+        global _open
+        self._cleanup.close()
+        if _open is self:
+            _open = None
+
+    def __repr__(self) -> str:
+        return f"<trainloom session: project {self.settings.project}, {self.connection!r}, store {self.store.where}>"
+
+
+_open: Session | None = None
+
+
+def connect(settings: Settings | None = None, *, create_home: bool = True, **overrides: Any) -> Session:
+    """Open the project: start or find the servers, connect, declare the tables once, bind the services.
+
+    Parameters
+    ----------
+    settings : all settings at once; by default they are read from environment and files.
+    create_home : make a home in the working folder where none is found and an embedded server needs one.
+    overrides : single settings by name, such as ``dataset_dir``.
+
+    Raises
+    ------
+    ConfigurationError
+        If a setting, a folder or a credential is not usable.
+    DatabaseUnavailable
+        If no database answers.
+    SessionError
+        If a session with other settings is open.
+    """
+    global _open
+    wanted = settings if settings is not None else Settings.load(overrides)
+    if _open is not None:
+        if _open.settings == wanted:
+            return _open
+        raise SessionError("a session with other settings is open; close it first: one project per process")
+    with ExitStack() as cleanup:
+        session = _build(wanted, create_home, cleanup)
+        session._cleanup = cleanup.pop_all()
+    _open = session
+    return session
+
+
+def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session:
+    home = _home(settings, create_home)
+    folders = _folders(settings, home)
+    database = settings.database or _embedded_database(home)
+    connection = open_connection(
+        database, stores={EXTERNAL_STORE: external_store_spec(settings)}, reconnect_seconds=settings.reconnect_seconds
+    )
+    cleanup.callback(connection.close)
+    cleanup.callback(schema.deactivate)
+    _activate(settings, connection, home)
+    project_id = project.Project().fetch1("project_id")
+    store, note = _store(settings, home, project_id, cleanup)
+    datajoint_adapter.attach(settings.schema_name, store)
+    cleanup.callback(datajoint_adapter.detach, settings.schema_name)
+    _bind(settings, store, folders, cleanup)
+    return Session(settings, connection, store, folders, project_id, home, note, cleanup)
+
+
+def _home(settings: Settings, create: bool) -> Home | None:
+    """The home, if anything of the session lives in one."""
+    needed = settings.database is None or (settings.mongo_url is None and not (settings.store == "folder" and settings.store_dir is not None))
+    folders = (settings.dataset_dir, settings.dataset_cache_dir, settings.model_save_dir)
+    found = Home.find()
+    if found is not None or not (needed or None in folders):
+        return found
+    if needed and IN_POD.exists():
+        raise ConfigurationError("this pod has no database_url or mongo_url; set TRAINLOOM_DATABASE_URL and TRAINLOOM_MONGO_URL from a secret")
+    if not create:
+        raise ConfigurationError("there is no trainloom home here or above; run `trainloom init` to make one, or set TRAINLOOM_HOME")
+    home = Home.create()
+    logger.warning("made the home %s", home.path)
+    return home
+
+
+def _folders(settings: Settings, home: Home | None) -> Folders:
+    chosen = {
+        "dataset_dir": settings.dataset_dir or (home and home.dataset_dir),
+        "dataset_cache_dir": settings.dataset_cache_dir or (home and home.cache_dir),
+        "model_save_dir": settings.model_save_dir or (home and home.model_dir),
+    }
+    missing = [name for name, path in chosen.items() if path is None]
+    if missing:
+        raise ConfigurationError(f"{missing[0]} is not set and there is no home to put it in; set TRAINLOOM_{missing[0].upper()}")
+    return Folders(**{name: Path(path) for name, path in chosen.items() if path is not None})
+
+
+def _embedded_database(home: Home | None) -> Database:
+    assert home is not None, "_home makes one wherever the database is embedded"
+    address = PostgresServer(home).ensure_running()
+    return Database(
+        backend="postgresql", host=str(address.socket_dir), port=address.port, user=address.user, name=address.dbname, tls=False
+    )
+
+
+def external_store_spec(settings: Settings) -> dict[str, Any]:
+    """DataJoint's description of the store for blobs; one that the user put into ``dj.config['stores']`` comes first."""
+    import datajoint as dj
+
+    own = dict(dj.config.stores).get(EXTERNAL_STORE)
+    return dict(own) if own else {"protocol": datajoint_adapter.PROTOCOL, "location": settings.schema_name}
+
+
+def _activate(settings: Settings, connection: HealingConnection, home: Home | None) -> None:
+    """Bind the tables; declare them first, under a lock, where they are not all there."""
+    if not _declared(settings, connection):
+        with _declaration_lock(settings, connection):
+            if not _declared(settings, connection):
+                schema.activate(settings.schema_name, connection, create=True)
+                training_result.TrainingResult().jobs  # noqa: B018  (declares the job table)
+                _write_project(settings, home)
+                return
+    schema.activate(settings.schema_name, connection, create=False)
+    stored = project.Project().fetch1("tables_version")
+    if stored != project.VERSION:
+        raise ConfigurationError(
+            f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; use the release that made them"
+        )
+
+
+def _declared(settings: Settings, connection: HealingConnection) -> bool:
+    """Whether the last thing that a declaration writes is there."""
+    found = connection.query(
+        "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
+        args=(settings.schema_name, project.Project.table_name),
+    )
+    if not found.fetchone()[0]:
+        return False
+    table = connection.adapter.make_full_table_name(settings.schema_name, project.Project.table_name)
+    return bool(connection.query(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
+
+
+def _write_project(settings: Settings, home: Home | None) -> None:
+    """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still recognised."""
+    own = uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name) if home is not None and settings.database is None else uuid.uuid4()
+    project.Project().insert1({"project_key": 1, "project_id": own.hex, "tables_version": project.VERSION}, skip_duplicates=True)
+
+
+@contextmanager
+def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iterator[None]:
+    """The project's lock in the database: several processes that declare at once get in each other's way."""
+    name = f"trainloom:{settings.schema_name}"
+    postgres = connection.adapter.backend == "postgresql"
+    if postgres:
+        connection.query(f"SET lock_timeout = '{DECLARATION_WAIT}s'")
+        connection.query("SELECT pg_advisory_lock(hashtext(%s))", args=(name,))
+    elif not connection.query("SELECT GET_LOCK(%s, %s)", args=(name, DECLARATION_WAIT)).fetchone()[0]:
+        raise SessionError(f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try again")
+    try:
+        yield
+    finally:
+        connection.query("SELECT pg_advisory_unlock(hashtext(%s))" if postgres else "SELECT RELEASE_LOCK(%s)", args=(name,))
+        if postgres:
+            connection.query("SET lock_timeout = DEFAULT")
+
+
+def _store(settings: Settings, home: Home | None, project_id: str, cleanup: ExitStack) -> tuple[Store, str]:
+    """The store and, where it is not the wanted GridFS, a sentence that says why."""
+    if settings.store == "folder":
+        return _folder_store(settings, home), ""
+    try:
+        url = settings.mongo_url.get_secret_value() if settings.mongo_url else _embedded_mongo(home)
+    except MongoUnavailable as error:
+        if settings.store == "gridfs":
+            raise
+        note = f"objects are kept in a folder: {error}"
+        logger.warning("%s", note)
+        return _folder_store(settings, home), note
+    database = _database_of(url, settings, cleanup)
+    _compare_project(database, url, settings, project_id)
+    return GridFSStore(database, bucket=f"{settings.schema_name}.objects"), ""
+
+
+def _embedded_mongo(home: Home | None) -> str:
+    assert home is not None, "_home makes one wherever MongoDB is embedded"
+    return MongoServer(home).ensure_running().url
+
+
+def _folder_store(settings: Settings, home: Home | None) -> FolderStore:
+    folder = settings.store_dir or (home.store_dir if home is not None else None)
+    if folder is None:
+        raise ConfigurationError("store_dir is not set and there is no home to put the store in; set TRAINLOOM_STORE_DIR")
+    return FolderStore(folder)
+
+
+def _database_of(url: str, settings: Settings, cleanup: ExitStack) -> Callable[[], Any]:
+    """Opens the MongoDB database, once per process that asks."""
+    import pymongo
+
+    clients: dict[int, Any] = {}  # by process: a client must not be used across a fork
+
+    def open_database() -> Any:
+        if os.getpid() not in clients:
+            clients[os.getpid()] = pymongo.MongoClient(url, serverSelectionTimeoutMS=MONGO_TIMEOUT, tz_aware=True)
+        return clients[os.getpid()][settings.mongo_database]
+
+    def close() -> None:
+        client = clients.pop(os.getpid(), None)
+        if client is not None:
+            client.close()
+
+    cleanup.callback(close)
+    return open_database
+
+
+def _compare_project(database: Callable[[], Any], url: str, settings: Settings, project_id: str) -> None:
+    """The store must belong to the same project as the tables: otherwise one side would collect the other's objects."""
+    from pymongo.errors import PyMongoError
+
+    try:
+        collection = database()[f"{settings.schema_name}.project"]
+        collection.update_one({"_id": "project"}, {"$setOnInsert": {"project_id": project_id}}, upsert=True)
+        theirs = collection.find_one({"_id": "project"})["project_id"]
+    except PyMongoError as error:
+        raise ConfigurationError(f"MongoDB at {without_password(url)} cannot be used: {error}") from error
+    if theirs != project_id:
+        raise ConfigurationError(
+            f"the store at {without_password(url)} belongs to another project than the tables of {settings.schema_name}; "
+            "correct mongo_url, mongo_database or project"
+        )
+
+
+def _bind(settings: Settings, store: Store, folders: Folders, cleanup: ExitStack) -> None:
+    code_dir = (settings.code_dir or Path.cwd()).resolve()
+    resolver = ClassResolver(settings.allowed_packages, code_dir)
+    digests = FileDigests(folders.dataset_cache_dir)
+    prober = DatasetProber(resolver, digests, store, folders.dataset_dir, mirror=settings.mirror_datasets)
+    runner = TaskRunner(settings, resolver, store, folders, code_dir)
+    cleanup.callback(runner.close)
+    binding.bind(binding.Services(resolver, prober, runner))
+    cleanup.callback(binding.bind, None)

@@ -1,0 +1,270 @@
+"""The store in MongoDB: files in the GridFS layout, one per content.
+
+The documents are those of the GridFS specification, so that any GridFS tool can read them
+(https://github.com/mongodb/specifications/blob/master/source/gridfs/gridfs-spec.md).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from bson import Binary, Int64, ObjectId
+from bson.codec_options import CodecOptions
+from gridfs import GridOut
+from gridfs.errors import CorruptGridFile
+from pymongo import ReturnDocument
+from pymongo.collection import Collection
+from pymongo.database import Database
+from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.write_concern import WriteConcern
+
+from .errors import ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
+from .interface import Store, StoredObject
+from .verifying_reader import VerifyingReader
+
+CHUNK_SIZE = 1 << 20  # bytes in a chunk document; MongoDB allows documents of 16 MiB
+CHUNKS_PER_INSERT = 8  # chunk documents sent at a time: what an upload holds in memory
+_REFUSED = (13, 18)  # MongoDB's codes Unauthorized and AuthenticationFailed
+_LOOK = "look into the log of the server, and whether its disk is full"
+
+Documents = Collection[dict[str, Any]]
+
+
+class GridFSStore(Store):
+    """Keeps objects in the collections `<bucket>.files` and `<bucket>.chunks` of a MongoDB database.
+
+    The chunks are written first, under a random id; the file document is inserted last and makes the object visible. A
+    unique index on its `metadata.sha256` lets one of several uploaders win. Chunks whose file document does not exist
+    are an unfinished upload; the time in their `files_id` says when it began.
+
+    Thread-safety: as pymongo's. Fork-safety: each process calls `connect` for itself, at its first use.
+    Ownership: the client behind the database belongs to whoever wrote `connect`; the store never closes it.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the database; called once per process. Time-outs, TLS, retries, write concern and read preference are
+        what its client was made with.
+    bucket : str
+        Name of the GridFS bucket.
+    chunk_size : int
+        Bytes in a chunk of new objects; existing ones keep theirs.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Database[Any]], *, bucket: str = "objects", chunk_size: int = CHUNK_SIZE
+    ) -> None:
+        if not 1 <= chunk_size <= 8 << 20:
+            raise ValueError(f"chunk_size {chunk_size} must lie between 1 and {8 << 20} bytes")
+        self._connect = connect
+        self._bucket = bucket
+        self._chunk_size = chunk_size
+        # One entry per process id: a MongoClient must not be used across a fork. Parents' entries stay, so that a child
+        # does not close sockets it shares.
+        self._databases: dict[int, Database[Any]] = {}
+        self._indexed_by: int | None = None
+
+    @property
+    def where(self) -> str:
+        # Never the URL, which may hold a password.
+        servers = self._database.client.topology_description.server_descriptions()
+        hosts = ", ".join(sorted(host if port is None else f"{host}:{port}" for host, port in servers))
+        return f"the MongoDB store {self._database.name}.{self._bucket} at {hosts}"
+
+    @property
+    def _database(self) -> Database[Any]:
+        pid = os.getpid()
+        if pid not in self._databases:
+            opened = self._connect()
+            options: CodecOptions[Any] = opened.codec_options.with_options(tz_aware=True, tzinfo=UTC)
+            self._databases.setdefault(pid, opened.with_options(codec_options=options))
+        return self._databases[pid]
+
+    @property
+    def _root(self) -> Documents:
+        return self._database[self._bucket]
+
+    @property
+    def _files(self) -> Documents:
+        return self._root["files"]
+
+    @property
+    def _chunks(self) -> Documents:
+        return self._root["chunks"]
+
+    def _renew(self, sha256: str) -> StoredObject | None:
+        with self._usable():
+            document = self._files.find_one_and_update(
+                {"metadata.sha256": sha256},
+                {"$currentDate": {"metadata.marked": True}},
+                return_document=ReturnDocument.AFTER,
+            )
+        return None if document is None else _stored(document)
+
+    def _upload(self, pieces: Iterator[bytes], sha256: str, size: int, kind: str) -> StoredObject:
+        self._ensure_indexes()
+        upload = ObjectId()
+        try:
+            self._write_chunks(upload, pieces)
+        except BaseException:
+            with suppress(StoreError):  # the reason of the failure matters more than the chunks, which nobody sees
+                self._drop_chunks(upload)
+            raise
+        # From here on an error does not say that the object was not published (the answer alone may be lost), so the
+        # chunks stay: dropped, they might leave a visible object without its bytes.
+        published = self._publish(upload, sha256, size, kind)
+        if published["_id"] != upload:  # another process was faster
+            self._drop_chunks(upload)
+        return _stored(published)
+
+    def _write_chunks(self, upload: ObjectId, pieces: Iterator[bytes]) -> None:
+        batch: list[dict[str, Any]] = []
+        for number, data in enumerate(_chunked(pieces, self._chunk_size)):
+            batch.append({"files_id": upload, "n": number, "data": Binary(data)})
+            if len(batch) == CHUNKS_PER_INSERT:
+                self._insert(batch)
+                batch = []
+        if batch:
+            self._insert(batch)
+
+    def _insert(self, batch: list[dict[str, Any]]) -> None:
+        with self._usable():
+            try:
+                self._chunks.insert_many(batch)
+            except BulkWriteError as error:
+                # Its own text would repeat the bytes of the chunk that failed.
+                reason = (error.details["writeErrors"] or error.details["writeConcernErrors"])[0]["errmsg"]
+                raise StoreUnavailable(f"Cannot write to {self.where} ({reason}): {_LOOK}") from None
+
+    def _publish(self, upload: ObjectId, sha256: str, size: int, kind: str) -> dict[str, Any]:
+        """Insert the file document, or renew the mark of the one that is there; returns the document in force."""
+        # The journal is sequential: waiting for it here makes the chunks survive a power failure too.
+        durable = WriteConcern(**{**self._files.write_concern.document, "j": True})
+        document = {
+            "_id": upload,
+            "length": Int64(size),
+            "chunkSize": self._chunk_size,
+            "uploadDate": datetime.now(UTC),
+            "filename": sha256,
+            "metadata.kind": kind,
+        }
+
+        def insert_or_renew() -> dict[str, Any]:
+            found = self._files.with_options(write_concern=durable).find_one_and_update(
+                {"metadata.sha256": sha256},
+                {"$setOnInsert": document, "$currentDate": {"metadata.marked": True}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+            assert found is not None
+            return found
+
+        with self._usable():
+            try:
+                return insert_or_renew()
+            except DuplicateKeyError:
+                return insert_or_renew()  # two inserted at once: the second time the other's document is found
+
+    def _open(self, sha256: str) -> VerifyingReader:
+        document = self._find(sha256)
+        return VerifyingReader(
+            GridOut(self._root, file_document=document),
+            sha256=sha256,
+            size=int(document["length"]),
+            where=self.where,
+            guard=lambda: self._readable(sha256),
+        )
+
+    def _stat(self, sha256: str) -> StoredObject:
+        return _stored(self._find(sha256))
+
+    def _find(self, sha256: str) -> dict[str, Any]:
+        with self._usable():
+            document = self._files.find_one({"metadata.sha256": sha256})
+        if document is None:
+            raise ObjectMissing(sha256, self.where)
+        return document
+
+    def _list(self) -> Iterator[StoredObject]:
+        with self._usable(), self._files.find({"metadata.sha256": {"$exists": True}}) as cursor:
+            for document in cursor.sort("metadata.sha256"):
+                yield _stored(document)
+
+    def _delete(self, sha256: str) -> None:
+        with self._usable():
+            # The file document first: from then on the object is gone, and its chunks look like an unfinished upload.
+            document = self._files.find_one_and_delete({"metadata.sha256": sha256})
+        if document is not None:
+            self._drop_chunks(document["_id"])
+
+    def _drop_chunks(self, upload: ObjectId) -> None:
+        with self._usable():
+            self._chunks.delete_many({"files_id": upload})
+
+    def _ensure_indexes(self) -> None:
+        """Make the indexes, once per process: to make one that exists is a cheap no-op for the server."""
+        if self._indexed_by == os.getpid():
+            return
+        with self._usable():
+            self._chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
+            self._files.create_index([("filename", 1), ("uploadDate", 1)])
+            self._files.create_index("metadata.sha256", unique=True)
+        self._indexed_by = os.getpid()
+
+    @contextmanager
+    def _readable(self, sha256: str) -> Iterator[None]:
+        try:
+            with self._usable():
+                yield
+        except CorruptGridFile as error:
+            raise ObjectDamaged(sha256, self.where, str(error)) from error
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Translate the driver's errors."""
+        try:
+            yield
+        except ConnectionFailure as error:
+            raise StoreUnavailable(
+                f"Cannot reach {self.where}: start the server, or correct its address or its TLS settings"
+            ) from error
+        except CorruptGridFile:
+            raise  # about one object, not about the server
+        except OperationFailure as error:
+            if error.code in _REFUSED:
+                raise StoreUnavailable(
+                    f"This user may not use {self.where}: correct user and password, or have the role readWrite granted"
+                ) from error
+            raise StoreUnavailable(f"Cannot use {self.where} ({error}): {_LOOK}") from error
+        except PyMongoError as error:
+            raise StoreError(f"Cannot use {self.where} ({error}): correct its URL or settings") from error
+
+
+def _stored(document: Mapping[str, Any]) -> StoredObject:
+    metadata = document["metadata"]
+    return StoredObject(
+        sha256=metadata["sha256"],
+        size=int(document["length"]),
+        kind=metadata["kind"],
+        created=document["uploadDate"],
+        marked=metadata["marked"],
+    )
+
+
+def _chunked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Cut or join pieces to chunks of `size` bytes (the last may be shorter)."""
+    rest = bytearray()
+    for piece in pieces:
+        if not rest and len(piece) == size:
+            yield piece
+            continue
+        rest += piece
+        while len(rest) >= size:
+            yield bytes(rest[:size])
+            del rest[:size]
+    if rest:
+        yield bytes(rest)

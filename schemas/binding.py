@@ -1,0 +1,103 @@
+"""What an open session lends the tables: how classes are found, how datasets are probed, how tasks are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .errors import NotConnected
+from .parameters import Signature
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a dataset says of itself at insertion.
+
+    Attributes
+    ----------
+    input_shape, output_shape : list of int without the batch dimension; for several inputs or targets a list or dict of such lists.
+    additional_model_params : parameters the dataset hands to every model.
+    example_counts : tier to the number of examples one epoch draws.
+    """
+
+    input_shape: Any
+    output_shape: Any
+    additional_model_params: dict[str, Any]
+    example_counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Directories:
+    """Where data files lie, are cached, and weights are written; None stands for the session's setting."""
+
+    dataset_dir: str | None = None
+    dataset_cache_dir: str | None = None
+    model_save_dir: str | None = None
+
+
+class Resolver(Protocol):
+    """Finds classes by module and name."""
+
+    def resolve(self, module: str, name: str, kind: str) -> type:
+        """The class, imported from an allow-listed package and checked against the contract of its kind."""
+
+    def signature(self, module: str, name: str, kind: str) -> Signature:
+        """The parameters that a row may set on the class."""
+
+
+class Prober(Protocol):
+    """Looks into data files at insertion."""
+
+    def fingerprint(self, row: Mapping[str, Any], directories: Directories) -> str:
+        """sha256 (hex) of the dataset's content."""
+
+    def probe(self, row: Mapping[str, Any], directories: Directories) -> Probe:
+        """Shapes, additional model parameters and counts of a dataset row."""
+
+
+class Runner(Protocol):
+    """Trains tasks and reads results."""
+
+    def populate(self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Make the missing rows of a computed table; see `TrainingResult.populate`."""
+
+    def compute(self, key: Mapping[str, Any], spec: Mapping[str, Any], table: Any) -> Any:
+        """Train one task outside any transaction; the outcome is what `TrainingResult.make_insert` writes."""
+
+    def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
+        """The trainer of a finished task with its best weights loaded."""
+
+    def plot(self, title: str, training: Any, validation: Any) -> Any:
+        """Axes with the loss histories."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a session binds."""
+
+    resolver: Resolver
+    prober: Prober
+    runner: Runner
+
+
+_bound: Services | None = None
+
+
+def bind(services: Services | None) -> None:
+    """Lend services to the tables, or take them back with None."""
+    global _bound
+    _bound = services
+
+
+def services(what: str) -> Services:
+    """The services of the open session.
+
+    Raises
+    ------
+    NotConnected
+        If no session is open; `what` names who asked.
+    """
+    if _bound is None:
+        raise NotConnected(what)
+    return _bound

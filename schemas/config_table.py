@@ -1,0 +1,235 @@
+"""Insertion of configuration rows: checked, keyed by content, in one statement."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from .binding import services
+from .errors import InvalidRow
+from .hashing import plain
+from .identity import Identity, Known, StoredText, missing_columns
+from .keys import Keys
+from .parameters import Bound, bind
+from .schema import Connected
+
+logger = logging.getLogger("trainloom")
+
+MAX_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ClassSlot:
+    """Three columns that name a class: ``<prefix>_module_name``, ``<prefix>_name`` and ``<prefix>_params``."""
+
+    module: str
+    name: str
+    params: str
+    kind: str
+    optional: bool = False
+    lenient: tuple[str, ...] = ()  # parameters that may be missing here; see `parameters.bind`
+
+
+def class_slot(prefix: str, kind: str, *, optional: bool = False, lenient: tuple[str, ...] = ()) -> ClassSlot:
+    """The slot ``<prefix>_class_module_name``, ``<prefix>_class_name``, ``<prefix>_class_params``; samplers drop the first ``_class``."""
+    module = f"{prefix}_module_name" if kind == "sampler" else f"{prefix}_class_module_name"
+    return ClassSlot(module, f"{prefix}_class_name", f"{prefix}_class_params", kind, optional, lenient)
+
+
+class ConfigTable(Connected):
+    """Mixin of the three configuration tables.
+
+    Attributes
+    ----------
+    key_column, text_column : the md5 key, and a json column ``{"text": canonical text}``: inside json only text keeps every number.
+    slots : the classes a row names.
+    required : columns a row must have, in their documented order.
+    defaults : values of columns a row may leave out.
+    """
+
+    key_column: ClassVar[str]
+    text_column: ClassVar[str]
+    label: ClassVar[str]
+    slots: ClassVar[tuple[ClassSlot, ...]]
+    required: ClassVar[tuple[str, ...]]
+    defaults: ClassVar[Mapping[str, Any]]
+
+    def insert_tuples(self, tuples: Any) -> Keys:
+        """Insert one dict, a list of dicts or a DataFrame; rows that are already there are left as they are.
+
+        The caller's objects are not changed. Either every row is inserted or, on an error, none.
+
+        Returns
+        -------
+        Keys
+            The primary keys in the order given; ``.new`` lists those that were not there before.
+
+        Raises
+        ------
+        InvalidRow
+            With the row's number, what is wrong and what to do.
+        """
+        identities, extras = [], []
+        for number, row in enumerate(rows_of(tuples)):
+            try:
+                complete = self._checked(row)
+                extra = self._extra(complete)
+                identities.append(self._identity(complete, extra))
+                extras.append(extra)
+            except InvalidRow as error:
+                raise type(error)(f"{type(self).__name__} row {number}: {error}") from error
+        return self._insert_identities(identities, extras)
+
+    insert_tuple = insert_tuples
+
+    def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row with defaults filled in, its columns checked."""
+        columns = {*self.required, *self.defaults}
+        for column in row:
+            if column not in columns:
+                raise InvalidRow(unknown_column(column, columns))
+        if missing := missing_columns(row, self.required):
+            raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
+        return {**self.defaults, **row}
+
+    def _extra(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns that are computed rather than given; those named in `keyed_extra` become part of the key."""
+        return {}
+
+    keyed_extra: ClassVar[tuple[str, ...]] = ()
+
+    def _identity(self, row: Mapping[str, Any], extra: Mapping[str, Any]) -> Identity:
+        bound: dict[str, Bound] = {}
+        fields = {column: extra[column] for column in self.keyed_extra}
+        parameter_columns = {slot.params for slot in self.slots}
+        for column, value in row.items():
+            if column not in parameter_columns:
+                fields[column] = self._field(column, value)
+        for slot in self.slots:
+            bound[slot.params] = self._bind(slot, row)
+        return Identity(self.label, fields, bound)
+
+    def _field(self, column: str, value: Any) -> Any:
+        """A keyed column that is no parameter: text of at most 255 characters unless a table says otherwise."""
+        checked = plain(value, column)
+        if not isinstance(checked, str):
+            raise InvalidRow(f"{column} must be text, not {type(value).__name__}")
+        if len(checked) > 255:
+            raise InvalidRow(f"{column} has {len(checked)} characters; at most 255 fit")
+        return checked
+
+    def _bind(self, slot: ClassSlot, row: Mapping[str, Any]) -> Bound:
+        module, name, params = row[slot.module], row[slot.name], row[slot.params]
+        if slot.optional and not module and not name:
+            if params:
+                raise InvalidRow(f"{slot.params} is given without {slot.name}; name the class or leave the parameters out")
+            return Bound({}, {}, {})
+        resolver = services(type(self).__name__).resolver
+        signature = resolver.signature(module, name, slot.kind)
+        bound = bind(signature, params, slot.params, lenient=slot.lenient)
+        validate = getattr(resolver.resolve(module, name, slot.kind), "validate_params", None)
+        if validate is not None:
+            self._validate(validate, bound, slot)
+        return bound
+
+    @staticmethod
+    def _validate(validate: Any, bound: Bound, slot: ClassSlot) -> None:
+        try:
+            validate(**bound.complete, **bound.run)
+        except ValueError as error:
+            raise InvalidRow(f"{slot.params}: {error}") from error
+
+    def _insert_identities(self, identities: list[Identity], extras: list[dict[str, Any]]) -> Keys:
+        known = self._known(identities)
+        found: list[dict[str, str]] = []
+        rows: dict[str, dict[str, Any]] = {}
+        for identity, extra in zip(identities, extras, strict=True):
+            key, text, changed = known.find(identity)
+            found.append({self.key_column: key})
+            if key in known.rows:
+                self._warn_about_run_parameters(key, known.rows[key], identity)
+                continue
+            if changed and key not in rows:
+                logger.warning(
+                    "%s %s: a default of its classes has changed since a row with the same parameters was inserted; "
+                    "this configuration gets a key of its own",
+                    type(self).__name__,
+                    key[:8],
+                )
+            if key not in rows:
+                rows[key] = self._row(key, text, identity, extra)
+        if rows:
+            self.insert(list(rows.values()), skip_duplicates=True)  # type: ignore[attr-defined]
+        return Keys(found, [{self.key_column: key} for key in rows])
+
+    def read(self, row: Mapping[str, Any]) -> StoredText:
+        """The parameters of a fetched row, verified against its key; json columns alone may have lost number types."""
+        return StoredText.read(row[self.key_column], row[self.text_column]["text"], self.label)
+
+    def _row(self, key: str, text: str, identity: Identity, extra: Mapping[str, Any]) -> dict[str, Any]:
+        params = {column: {**bound.complete, **bound.run} for column, bound in identity.bound.items()}
+        return {self.key_column: key, **identity.fields, **params, **extra, self.text_column: {"text": text}}
+
+    def _known(self, identities: Iterable[Identity]) -> Known:
+        """The stored rows that name the same main class as any of the new ones."""
+        main = self.slots[0]
+        classes = {(identity.fields[main.module], identity.fields[main.name]) for identity in identities}
+        texts: dict[str, str] = {}
+        if classes:
+            restriction = [{main.module: module, main.name: name} for module, name in sorted(classes)]
+            stored = (self & restriction).proj(self.text_column).to_dicts()  # type: ignore[operator]
+            texts = {row[self.key_column]: row[self.text_column]["text"] for row in stored}
+        return Known(self.label, texts, self._recorded_today)
+
+    def _recorded_today(self, column: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The defaults that the class of a stored row has today; none where it cannot be found any more."""
+        slot = next(slot for slot in self.slots if slot.params == column)
+        module, name = fields[slot.module], fields[slot.name]
+        if not module and not name:
+            return {}
+        try:
+            return services(type(self).__name__).resolver.signature(module, name, slot.kind).recorded
+        except InvalidRow:
+            return {}
+
+    @staticmethod
+    def _warn_about_run_parameters(key: str, stored: StoredText, identity: Identity) -> None:
+        run = {column: bound.run for column, bound in identity.bound.items() if bound.run}
+        if run and run != stored.run:
+            logger.warning(
+                "the row %s is already there with other run parameters (%s); it keeps %s, since run parameters do not make a new row",
+                key[:8],
+                run,
+                stored.run,
+            )
+
+
+def rows_of(tuples: Any) -> Iterator[Mapping[str, Any]]:
+    """The rows of one dict, an iterable of dicts or a DataFrame.
+
+    Raises
+    ------
+    InvalidRow
+        If something else is given.
+    """
+    if isinstance(tuples, Mapping):
+        yield tuples
+        return
+    if hasattr(tuples, "to_dict") and hasattr(tuples, "columns"):
+        tuples = tuples.to_dict(orient="records")
+    if isinstance(tuples, str | bytes) or not isinstance(tuples, Iterable):
+        raise InvalidRow(f"rows are given as a dict, a list of dicts or a DataFrame, not as {type(tuples).__name__}")
+    for number, row in enumerate(tuples):
+        if not isinstance(row, Mapping):
+            raise InvalidRow(f"row {number} is a {type(row).__name__}, not a dict of columns")
+        yield row
+
+
+def unknown_column(column: str, columns: Iterable[str]) -> str:
+    """The sentence about a column that the table does not have."""
+    close = difflib.get_close_matches(str(column), columns, 1)
+    hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(sorted(columns))}"
+    return f"there is no column {column!r}; {hint}"

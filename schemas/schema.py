@@ -1,0 +1,59 @@
+"""The one DataJoint schema of a project, activated late: importing the tables opens no connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datajoint as dj
+
+from .errors import NotConnected
+
+schema = dj.Schema()
+
+
+class Connected:
+    """Mixin of all our tables: used before a session is open, a table says how to open one."""
+
+    _connection: Any
+
+    @property
+    def connection(self) -> Any:
+        """The session's connection.
+
+        Raises
+        ------
+        NotConnected
+            If no session is open.
+        """
+        if self._connection is None:
+            raise NotConnected(type(self).__name__)
+        return self._connection
+
+    @property
+    def heading(self) -> Any:
+        """The table's columns."""
+        if getattr(self, "_connection", None) is None:
+            raise NotConnected(type(self).__name__)
+        return super().heading  # type: ignore[misc]
+
+
+def activate(name: str, connection: Any, *, create: bool) -> None:
+    """Bind every table to a database schema; `create` declares what is missing (callers hold the project's lock)."""
+    schema.activate(name, connection=connection, create_schema=create, create_tables=create)
+
+
+def deactivate() -> None:
+    """Undo `activate`: the tables say again how to open a session."""
+    for master, _ in schema.declare_list:
+        parts = [part for part in vars(master).values() if isinstance(part, type) and issubclass(part, dj.Part)]
+        for table in (master, *parts):
+            table._connection = None
+            table._heading = None
+            table.database = None
+    schema.database = None
+    schema.connection = None
+
+
+def tables() -> list[type]:
+    """The master tables of the project, in the order of their declaration."""
+    return [master for master, _ in schema.declare_list]

@@ -1,0 +1,202 @@
+"""What came out of a training, and the whole provenance of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import datajoint as dj
+
+from . import stored_blob  # noqa: F401  (registers the codec that the definitions name)
+from .binding import Directories, services
+from .dataset_config import DatasetConfig
+from .errors import InvalidRow
+from .model_config import ModelConfig
+from .outcome import Outcome
+from .schema import Connected, schema
+from .training_config import TrainingConfig
+from .training_task import TrainingTask
+
+ORDERS = ("original", "random")
+
+
+@schema
+class TrainingResult(Connected, dj.Computed):
+    """The result of a task. `populate` trains what has none yet.
+
+    Directories default to the session's settings; `num_workers` is the number of loader processes.
+    """
+
+    definition = """
+    # The result of a training
+    -> TrainingTask
+    ---
+    test_score=null                     : float64       # of the best model on the test tier; NULL if not finite
+    training_epoch_loss_history         : <stored_blob@external_training_result>
+    validation_epoch_loss_history       : <stored_blob@external_training_result>
+    regularization_loss_history         : <stored_blob@external_training_result>
+    model_class_params_history          : <stored_blob@external_training_result>  # mean and variance of every parameter
+    model_save_path                     : varchar(255)  # address of the best weights in the store
+    parameter_count                     : int64
+    epochs                              : int32         # epochs trained
+    duration                            : float64       # s, from the opening of the data to the verified upload
+    utc_insert_time=CURRENT_TIMESTAMP(3) : datetime(3)
+    """
+
+    class Metric(Connected, dj.Part):
+        """A metric of the best model on the test tier."""
+
+        definition = """
+        -> master
+        metric_name      : varchar(64)
+        ---
+        metric_value=null : float64               # NULL if not finite
+        metric_direction : enum('max', 'min')     # which way is better
+        metric_note=''   : varchar(255)
+        """
+
+    class Artifact(Connected, dj.Part):
+        """An object in the store that belongs to the result."""
+
+        definition = """
+        -> master
+        artifact_name   : varchar(64)
+        ---
+        artifact_sha256 : char(64)
+        artifact_size   : int64        # bytes
+        artifact_kind   : varchar(64)
+        """
+
+    class Provenance(Connected, dj.Part):
+        """Code, packages and machine that made the result."""
+
+        definition = """
+        -> master
+        ---
+        git_commit=''  : varchar(64)
+        git_dirty      : enum('yes', 'no', 'unknown')
+        code           : json          # role to class, module and sha256 of the module's text
+        code_texts     : <stored_blob@external_training_result>  # sha256 to text
+        packages       : json          # name to version
+        python_version : varchar(32)
+        host           : varchar(255)
+        hardware       : json
+        numerics       : json          # threads, deterministic flags, …: they change the bits
+        choices        : json          # what the trainer chose where the row left it open
+        notes          : json          # what a reader should know: lost parameters, ignored options
+        """
+
+    def __init__(
+        self,
+        dataset_dir: str | None = None,
+        dataset_cache_dir: str | None = None,
+        model_save_dir: str | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0):
+            raise InvalidRow(f"num_workers is the number of loader processes, 0 or more, not {num_workers!r}")
+        self.directories = Directories(dataset_dir, dataset_cache_dir, model_save_dir)
+        self.num_workers = num_workers
+
+    @property
+    def key_source(self) -> Any:
+        """The tasks, with the priority that their jobs get."""
+        return TrainingTask()
+
+    def populate(
+        self,
+        *restrictions: Any,
+        suppress_errors: bool = False,
+        return_exception_objects: bool = False,
+        reserve_jobs: bool = False,
+        max_calls: int | None = None,
+        display_progress: bool = False,
+        processes: int = 1,
+        make_kwargs: dict[str, Any] | None = None,
+        priority: int | None = None,
+        refresh: bool | None = None,
+        order: str = "original",
+    ) -> dict[str, Any]:
+        """Train every task that has no result yet; DataJoint's parameters and return value, plus `order`.
+
+        Parameters
+        ----------
+        order : ``"original"`` (by priority, then as queued) or ``"random"`` (by priority, then at random).
+
+        Returns
+        -------
+        dict
+            ``success_count`` and ``error_list`` of (key, error).
+        """
+        if order not in ORDERS:
+            raise InvalidRow(f"order is 'original' or 'random', not {order!r}")
+        if processes != 1:
+            raise InvalidRow("populate trains in this process; start more workers with `trainloom worker --processes N`")
+        options = {
+            "suppress_errors": suppress_errors,
+            "return_exception_objects": return_exception_objects,
+            "reserve_jobs": reserve_jobs,
+            "max_calls": max_calls,
+            "display_progress": display_progress,
+            "make_kwargs": make_kwargs,
+            "priority": priority,
+            "refresh": refresh,
+        }
+        return services("TrainingResult").runner.populate(self, restrictions, order, options)
+
+    def make_fetch(self, key: dict[str, Any], **_: Any) -> tuple[dict[str, Any]]:
+        """What the task says, without the columns that may change while it trains (DataJoint reads twice and compares)."""
+        return (self.spec(key),)
+
+    def make_compute(self, key: dict[str, Any], spec: dict[str, Any]) -> tuple[Outcome]:
+        """Train, score and upload; no transaction is open meanwhile."""
+        return (services("TrainingResult").runner.compute(key, spec, self),)
+
+    def make_insert(self, key: dict[str, Any], outcome: Outcome) -> None:
+        """Publish the result."""
+        self.insert1({**key, **outcome.columns})
+        self.Metric().insert([{**key, **row} for row in outcome.metrics])
+        self.Artifact().insert([{**key, **row} for row in outcome.artifacts])
+        self.Provenance().insert1({**key, **outcome.provenance})
+
+    @staticmethod
+    def spec(key: Mapping[str, Any]) -> dict[str, Any]:
+        """The rows a task is made of: ``task``, ``dataset``, ``model`` and ``training``."""
+        task = (TrainingTask() & {"training_task_md5_hash": key["training_task_md5_hash"]}).proj(
+            "dataset_config_md5_hash", "model_config_md5_hash", "training_config_md5_hash", "seed", "code_version"
+        )
+        row = task.fetch1()
+        return {
+            "task": row,
+            "dataset": (DatasetConfig() & {"dataset_config_md5_hash": row["dataset_config_md5_hash"]}).fetch1(),
+            "model": (ModelConfig() & {"model_config_md5_hash": row["model_config_md5_hash"]}).fetch1(),
+            "training": (TrainingConfig() & {"training_config_md5_hash": row["training_config_md5_hash"]}).fetch1(),
+        }
+
+    def get_trainer(self, key: Mapping[str, Any]) -> Any:
+        """The trainer of a finished task, its best weights loaded from the store."""
+        result = self._finished(key)
+        return services("TrainingResult").runner.trainer({**self.spec(result), "result": result}, self)
+
+    def get_test_set_outputs_targets_and_losses(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Evaluate the best model again: ``outputs``, ``targets`` and ``loss`` of the test tier."""
+        evaluated = self.get_trainer(key).evaluate(return_outputs_targets_and_loss=True)
+        return dict(evaluated)
+
+    def plot_training_epoch_loss_history(self, key: Mapping[str, Any]) -> Any:
+        """Plot training and validation loss over epochs; returns matplotlib's Axes."""
+        result = (self & self._finished(key)).fetch1()
+        return services("TrainingResult").runner.plot(
+            f"task {result['training_task_md5_hash'][:8]}",
+            result["training_epoch_loss_history"],
+            result["validation_epoch_loss_history"],
+        )
+
+    def _finished(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The one result that a key names, without its histories."""
+        found = (self & key).proj("model_save_path").to_dicts()
+        if len(found) != 1:
+            count = "no result" if not found else f"{len(found)} results"
+            raise InvalidRow(f"{dict(key)} names {count}; give the training_task_md5_hash of a finished task")
+        return dict(found[0])

@@ -1,0 +1,237 @@
+"""Which combinations are trained: one row per dataset, model, training configuration and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any, ClassVar
+
+import datajoint as dj
+
+from .binding import services
+from .config_table import rows_of, unknown_column
+from .dataset_config import DatasetConfig
+from .errors import InvalidRow
+from .hashing import content_md5, plain, text_of
+from .identity import missing_columns
+from .keys import Keys
+from .model_config import ModelConfig
+from .schema import Connected, schema
+from .training_config import TrainingConfig
+
+DEFAULT_PRIORITY = 5  # DataJoint's; lower runs first
+CONFIGS = (DatasetConfig, ModelConfig, TrainingConfig)
+HASHES = tuple(table.key_column for table in CONFIGS)
+# What decides whether configurations fit together.
+COLUMNS: Mapping[Any, tuple[str, ...]] = {
+    DatasetConfig: ("additional_model_params", "example_counts", "dataset_file_name"),
+    ModelConfig: ("model_class_module_name", "model_class_name", "model_config_text"),
+    TrainingConfig: ("batch_size",),
+}
+
+
+@schema
+class TrainingTask(Connected, dj.Manual):
+    """A combination to train. The key is the md5 of the three keys, the seed and the code version; `priority` is not part of it."""
+
+    definition = """
+    # A combination to train
+    training_task_md5_hash : char(32)          # md5 of the three keys, the seed and the code version
+    ---
+    -> DatasetConfig
+    -> ModelConfig
+    -> TrainingConfig
+    seed                   : int64
+    code_version           : varchar(64)       # empty unless code is to be part of identity
+    priority=5             : int16             # lower runs first
+    training_task_time=CURRENT_TIMESTAMP(3) : datetime(3)  # UTC
+    """
+
+    required: ClassVar[tuple[str, ...]] = HASHES
+    defaults: ClassVar[Mapping[str, Any]] = {"seed": 0, "code_version": "", "priority": DEFAULT_PRIORITY}
+
+    def insert_tuples(self, tuples: Any) -> Keys:
+        """Insert one dict or a list of dicts (or a DataFrame), each with the keys of the three configurations.
+
+        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first) and ``code_version`` (empty). Tasks that are already there are left
+        as they are. Either every row is inserted or, on an error, none.
+
+        Returns
+        -------
+        Keys
+            The primary keys in the order given; ``.new`` lists those that were not there before.
+
+        Raises
+        ------
+        InvalidRow
+            If a configuration does not exist, a model parameter is missing, or the training tier is smaller than one batch.
+        """
+        rows = []
+        for number, row in enumerate(rows_of(tuples)):
+            try:
+                rows.append(self._checked(row))
+            except InvalidRow as error:
+                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
+        combinations = Combinations(rows)
+        for number, row in enumerate(rows):
+            try:
+                combinations.check(row)
+            except InvalidRow as error:
+                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
+        return self._insert_checked(rows)
+
+    insert_tuple = insert_tuples
+
+    def insert_grid(
+        self,
+        datasets: Any = DatasetConfig,
+        models: Any = ModelConfig,
+        trainings: Any = TrainingConfig,
+        *,
+        seeds: Iterable[int] = (0,),
+        priority: int = DEFAULT_PRIORITY,
+        code_version: str = "",
+    ) -> Keys:
+        """Insert every combination of the given configurations and seeds.
+
+        Parameters
+        ----------
+        datasets, models, trainings : a table, a restricted table, or a list of keys.
+
+        Returns
+        -------
+        Keys
+            As `insert_tuples`.
+        """
+        keys = [_keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)]
+        common = {"priority": priority, "code_version": code_version}
+        return self.insert_tuples(
+            [{**d, **m, **t, "seed": seed, **common} for d, m, t, seed in product(*keys, list(seeds))]
+        )
+
+    def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        columns = {*self.required, *self.defaults}
+        for column in row:
+            if column not in columns:
+                raise InvalidRow(unknown_column(column, columns))
+        if missing := missing_columns(row, self.required):
+            raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
+        checked = {column: plain(value, column) for column, value in {**self.defaults, **row}.items()}
+        _check_integer("seed", checked["seed"], 0, 2**63 - 1)
+        _check_integer("priority", checked["priority"], 0, 127)
+        if not isinstance(checked["code_version"], str) or len(checked["code_version"]) > 64:
+            raise InvalidRow("code_version must be text of at most 64 characters")
+        return checked
+
+    def _insert_checked(self, rows: list[dict[str, Any]]) -> Keys:
+        keyed = [{"training_task_md5_hash": task_key(row), **row} for row in rows]
+        keys = [{"training_task_md5_hash": row["training_task_md5_hash"]} for row in keyed]
+        unique = {row["training_task_md5_hash"]: row for row in keyed}
+        present = self._present(list(unique))
+        new = {key: row for key, row in unique.items() if key not in present}
+        if new:
+            self.insert(list(new.values()), skip_duplicates=True)
+        return Keys(keys, [{"training_task_md5_hash": key} for key in new])
+
+    def _present(self, keys: list[str]) -> set[str]:
+        """Which of the given keys (hexadecimal digits, made here) are in the table."""
+        if not keys:
+            return set()
+        listed = ", ".join(f"'{key}'" for key in keys)
+        return {row["training_task_md5_hash"] for row in (self & f"training_task_md5_hash in ({listed})").keys()}
+
+
+def task_key(row: Mapping[str, Any]) -> str:
+    """The md5 key of a task."""
+    content = {column: row[column] for column in (*HASHES, "seed")}
+    if row["code_version"]:
+        content["code_version"] = row["code_version"]
+    return content_md5({"table": "training_task", "fields": content})
+
+
+def _check_integer(column: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InvalidRow(f"{column} must be a whole number from {low} to {high}, not {value!r}")
+
+
+def _keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
+    """Primary keys of a table, a restricted table or a list of keys."""
+    if isinstance(source, type):
+        source = source()
+    if isinstance(source, dj.expression.QueryExpression):
+        keys = source.proj().to_dicts()
+    else:
+        keys = [dict(key) for key in rows_of(source)]
+    for key in keys:
+        if table.key_column not in key:
+            raise InvalidRow(f"{table.__name__} was asked for, but a key without {table.key_column} was given: {key}")
+    return [{table.key_column: key[table.key_column]} for key in keys]
+
+
+class Combinations:
+    """The configurations that new tasks join, fetched once, and whether they fit together."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = {
+            table.key_column: _fetch(table, {row[table.key_column] for row in rows}, columns)
+            for table, columns in COLUMNS.items()
+        }
+        self._checked: set[tuple[str, ...]] = set()
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raise InvalidRow if a configuration is missing or the three do not fit together."""
+        for table in CONFIGS:
+            if row[table.key_column] not in self._rows[table.key_column]:
+                raise InvalidRow(
+                    f"there is no {table.__name__} {row[table.key_column]!r}; insert it first and pass the key that insert_tuples returns"
+                )
+        combination = tuple(row[column] for column in HASHES)
+        if combination in self._checked:
+            return
+        dataset, model, training = (self._rows[column][row[column]] for column in HASHES)
+        self._check_batch(dataset, training)
+        self._check_model_params(dataset, model)
+        self._checked.add(combination)
+
+    @staticmethod
+    def _check_batch(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+        examples, batch = dataset["example_counts"]["train"], training["batch_size"]
+        if examples < batch:
+            raise InvalidRow(
+                f"the training tier of {dataset['dataset_file_name']} draws {examples} examples per epoch, fewer than one batch of {batch}; "
+                "choose a training configuration with a smaller batch_size"
+            )
+
+    @staticmethod
+    def _check_model_params(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> None:
+        stored = ModelConfig().read(model)
+        given, additional = stored.sparse["model_class_params"], dataset["additional_model_params"]
+        module, name = model["model_class_module_name"], model["model_class_name"]
+        signature = services("TrainingTask").resolver.signature(module, name, "model")
+        missing = signature.required - given.keys() - additional.keys()
+        if missing:
+            raise InvalidRow(
+                f"{signature.label} requires {', '.join(sorted(missing))}, which neither model_class_params nor the dataset gives; "
+                "insert a model configuration that does"
+            )
+        if not signature.open and (unknown := sorted(additional.keys() - signature.defaults.keys())):
+            raise InvalidRow(
+                f"the dataset {dataset['dataset_file_name']} hands {', '.join(unknown)} to every model, which {signature.label} does not take; "
+                "add it to the model's constructor"
+            )
+        for parameter in given.keys() & additional.keys():
+            if text_of(given[parameter]) != text_of(additional[parameter]):
+                raise InvalidRow(
+                    f"{parameter} is {given[parameter]!r} in model_class_params and {additional[parameter]!r} in the dataset; "
+                    "leave it to one of them"
+                )
+
+
+def _fetch(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    for key in keys:
+        if not isinstance(key, str):
+            raise InvalidRow(f"{table.key_column} must be text, not {key!r}")
+    if not keys:
+        return {}
+    restriction = [{table.key_column: key} for key in sorted(keys)]
+    return {row[table.key_column]: row for row in (table() & restriction).proj(*columns).to_dicts()}

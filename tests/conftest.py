@@ -1,0 +1,162 @@
+"""Real servers for the tests: one embedded PostgreSQL and MongoDB and one MariaDB per test process, a project of its own for each test."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+MARIADBD = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
+BACKENDS = [
+    "postgresql",
+    pytest.param("mariadb", marks=[pytest.mark.mariadb, pytest.mark.skipif(not MARIADBD, reason="no mariadbd: install mariadb-server")]),
+]
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """No setting of the person who runs the tests reaches them."""
+    for name in list(os.environ):
+        if name.startswith(("TRAINLOOM_", "DJ_")) and name not in ("DJ_IGNORE_CONFIG_FILE", "DJ_LOG_STREAM"):
+            del os.environ[name]
+    yield
+
+
+@pytest.fixture(scope="session")
+def server_home() -> Iterator[Any]:
+    """A home whose servers run as long as the test process."""
+    from pipeline.home import Home
+    from pipeline.services import MongoServer, PostgresServer
+
+    folder = Path(tempfile.mkdtemp(prefix="tl-", dir="/tmp"))
+    folder.chmod(0o755)
+    home = Home.create(folder / "home")
+    try:
+        yield home
+    finally:
+        PostgresServer(home).stop()
+        MongoServer(home).stop()
+        home.erase()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """A MariaDB server on a loopback port, with a data folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="tl-maria-", dir="/tmp"))
+    common = ["--no-defaults", f"--datadir={folder}/data"]
+    install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s", "--character-set-server=utf8mb4"]
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen([str(MARIADBD), *common, *address, "--user=root"], stdout=log, stderr=log)
+    try:
+        _await_mariadb(server, port, folder / "log")
+        yield f"mysql://root@127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def _await_mariadb(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return when the server answers; fail with its log when it ends."""
+    import pymysql
+
+    while True:
+        try:
+            pymysql.connect(host="127.0.0.1", port=port, user="root", password="").close()
+            return
+        except pymysql.OperationalError:
+            try:
+                server.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            pytest.fail(log.read_text())
+
+
+@pytest.fixture
+def project_environment(server_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """Environment variables of a project of its own on the embedded servers, set in this process too; dropped at the end."""
+    project = f"t{uuid.uuid4().hex[:12]}"
+    variables = {
+        "TRAINLOOM_HOME": str(server_home.path),
+        "TRAINLOOM_PROJECT": project,
+        "TRAINLOOM_DATASET_DIR": str(tmp_path / "datasets"),
+        "TRAINLOOM_DATASET_CACHE_DIR": str(tmp_path / "cache"),
+        "TRAINLOOM_MODEL_SAVE_DIR": str(tmp_path / "models"),
+        "TRAINLOOM_MONGO_DATABASE": project,
+        "TRAINLOOM_TORCH_THREADS": "1",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "datasets").mkdir()
+    yield variables
+    _drop(server_home, project)
+
+
+def _drop(home: Any, project: str) -> None:
+    import psycopg2
+    import pymongo
+
+    from pipeline.services import MongoServer, PostgresServer
+
+    address = PostgresServer(home).address
+    connection = psycopg2.connect(host=str(address.socket_dir), port=address.port, user=address.user, dbname=address.dbname)
+    connection.autocommit = True
+    connection.cursor().execute(f'DROP SCHEMA IF EXISTS "{project}" CASCADE')
+    connection.close()
+    if MongoServer(home).is_running():
+        with pymongo.MongoClient(MongoServer(home).address.url) as client:
+            client.drop_database(project)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs once on PostgreSQL and once on MariaDB."""
+    if request.param == "mariadb":
+        monkeypatch.setenv("TRAINLOOM_DATABASE_URL", request.getfixturevalue("mariadb_url"))
+    return str(request.param)
+
+
+@pytest.fixture
+def open_session(project_environment: dict[str, str]) -> Iterator[Callable[..., Any]]:
+    """Opens sessions on the test's project; the last one is closed at the end."""
+    from pipeline import session as door
+
+    opened: list[Any] = []
+
+    def connect(**overrides: Any) -> Any:
+        opened.append(door.connect(**overrides))
+        return opened[-1]
+
+    yield connect
+    for session in opened:
+        session.close()
+    logging.getLogger("datajoint").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def session(backend: str, open_session: Callable[..., Any]) -> Any:
+    """An open session, on each backend."""
+    return open_session()
+
+
+@pytest.fixture
+def postgres_session(open_session: Callable[..., Any]) -> Any:
+    """An open session on the embedded PostgreSQL only."""
+    return open_session()

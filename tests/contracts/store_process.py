@@ -1,0 +1,62 @@
+"""What another process does with a store in the tests: `python store_process.py FACTORY ARGUMENT ACTION ...`."""
+
+from __future__ import annotations
+
+import io
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import pymongo
+
+from pipeline.store.folder import FolderStore
+from pipeline.store.gridfs import GridFSStore
+from pipeline.store.interface import Store
+
+
+def open_store(factory: str, argument: str) -> Store:
+    """The store `folder ROOT` or `gridfs URI|DATABASE`."""
+    if factory == "folder":
+        return FolderStore(argument)
+    uri, database = argument.split("|")
+    return GridFSStore(lambda: pymongo.MongoClient(uri)[database])
+
+
+class GatedStream(io.BytesIO):
+    """Stops once in the second pass (the upload), after `gate` bytes: prints that and waits for a line."""
+
+    def __init__(self, content: bytes, gate: int) -> None:
+        super().__init__(content)
+        self._gate: int | None = gate
+        self._passes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._passes += self.tell() == 0
+        if self._passes == 2 and self._gate is not None and self.tell() >= self._gate:
+            self._gate = None
+            print("halfway", flush=True)
+            sys.stdin.readline()
+        return super().read(size)
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def put_gated(store: Store, path: str, gate: str) -> Any:
+    return store.put(GatedStream(Path(path).read_bytes(), int(gate))).sha256
+
+
+def measure(store: Store, path: str, copy: str) -> Any:
+    """Bytes by which storing and downloading a large file raised the peak over that of a small one."""
+    store.download(store.put(b"small").sha256, copy)
+    before = peak_memory()
+    store.download(store.put(Path(path)).sha256, copy)
+    return peak_memory() - before
+
+
+if __name__ == "__main__":
+    _, factory, argument, action, *rest = sys.argv
+    print({"put_gated": put_gated, "measure": measure}[action](open_store(factory, argument), *rest), flush=True)

@@ -1,0 +1,478 @@
+"""One suite over both stores: what every implementation of `Store` promises."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import subprocess
+import sys
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pymongo
+import pytest
+from bson import Binary
+
+from pipeline.store import (
+    ContentChanged,
+    NotAnAddress,
+    ObjectDamaged,
+    ObjectMissing,
+    Store,
+    StoreUnavailable,
+    parse_address,
+)
+from pipeline.store.folder import FolderStore
+from pipeline.store.gridfs import GridFSStore
+
+MIB = 1 << 20
+CHILD = str(Path(__file__).with_name("store_process.py"))
+
+
+class Bench(ABC):
+    """A store under test, with what the tests need to look behind and to break it."""
+
+    store: Store
+    arguments: list[str]
+
+    @abstractmethod
+    def kept_bytes(self) -> int:
+        """The bytes of content that physically exist, visible or not."""
+
+    @abstractmethod
+    def flip_byte(self, sha256: str) -> None:
+        """Change one stored byte in the middle of an object."""
+
+    @abstractmethod
+    def cut(self, sha256: str) -> None:
+        """Lose the end of an object."""
+
+    @abstractmethod
+    def append(self, sha256: str) -> None:
+        """Let an object go on after its end."""
+
+    def process(self, action: str, *rest: object) -> subprocess.Popen[str]:
+        """Another process that works on the same store."""
+        command = [sys.executable, CHILD, *self.arguments, action, *map(str, rest)]
+        root = str(Path(__file__).parents[2])
+        environment = {**os.environ, "PYTHONPATH": root}
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
+        )
+
+
+class FolderBench(Bench):
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = FolderStore(root)
+        self.arguments = ["folder", str(root)]
+
+    def kept_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.root.rglob("content"))
+
+    def content(self, sha256: str) -> Path:
+        return self.root / "objects" / sha256[:2] / sha256[2:] / "content"
+
+    def flip_byte(self, sha256: str) -> None:
+        content = bytearray(self.content(sha256).read_bytes())
+        content[len(content) // 2] ^= 1
+        self.content(sha256).write_bytes(content)
+
+    def cut(self, sha256: str) -> None:
+        os.truncate(self.content(sha256), self.content(sha256).stat().st_size - 1)
+
+    def append(self, sha256: str) -> None:
+        with open(self.content(sha256), "ab") as file:
+            file.write(b"!")
+
+
+class GridFSBench(Bench):
+    def __init__(self, uri: str, database: str, client: pymongo.MongoClient[Any]) -> None:
+        self.bucket = client[database]["objects"]
+        self.store = GridFSStore(lambda: client[database])
+        self.arguments = ["gridfs", f"{uri}|{database}"]
+
+    def kept_bytes(self) -> int:
+        return sum(len(chunk["data"]) for chunk in self.bucket["chunks"].find())
+
+    def chunks(self, sha256: str) -> list[dict[str, Any]]:
+        file = self.bucket["files"].find_one({"metadata.sha256": sha256})
+        assert file is not None
+        return list(self.bucket["chunks"].find({"files_id": file["_id"]}).sort("n"))
+
+    def flip_byte(self, sha256: str) -> None:
+        chunks = self.chunks(sha256)
+        chunk = chunks[len(chunks) // 2]
+        data = bytearray(chunk["data"])
+        data[len(data) // 2] ^= 1
+        self.bucket["chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": Binary(bytes(data))}})
+
+    def cut(self, sha256: str) -> None:
+        self.bucket["chunks"].delete_one({"_id": self.chunks(sha256)[-1]["_id"]})
+
+    def append(self, sha256: str) -> None:
+        last = self.chunks(sha256)[-1]
+        self.bucket["chunks"].insert_one({"files_id": last["files_id"], "n": last["n"] + 1, "data": Binary(b"!")})
+
+
+@pytest.fixture(params=["folder", "gridfs"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    if request.param == "folder":
+        yield FolderBench(tmp_path / "store")
+        return
+    uri, database = request.getfixturevalue("mongod_uri"), f"test_{uuid.uuid4().hex}"
+    with pymongo.MongoClient(uri) as client:
+        yield GridFSBench(uri, database, client)
+        client.drop_database(database)
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    return bench.store
+
+
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class Pipe(io.RawIOBase):
+    """A stream that can be read only once, as a socket is."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._content.readinto(buffer)
+
+
+class CountingStream(io.BytesIO):
+    """Counts the bytes that were read from it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        piece = super().read(size)
+        self.count += len(piece)
+        return piece
+
+
+# What is put is got
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 5])
+def test_content_of_any_size_comes_back(store: Store, size: int) -> None:
+    content = os.urandom(size)
+    stored = store.put(content, kind="model")
+    assert (stored.sha256, stored.size, stored.kind) == (sha256_of(content), size, "model")
+    assert store.get_bytes(stored.sha256) == content
+
+
+def test_bytes_paths_and_streams_are_one_object(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(2 * MIB)
+    (tmp_path / "file").write_bytes(content)
+    rewindable = io.BytesIO(b"header" + content)
+    rewindable.seek(len(b"header"))
+    given = [content, bytearray(content), tmp_path / "file", rewindable, Pipe(content)]
+    assert {store.put(each).sha256 for each in given} == {sha256_of(content)}
+    assert not rewindable.closed
+    assert len(list(store.list())) == 1
+
+
+def test_a_stream_that_cannot_be_rewound_is_stored(store: Store) -> None:
+    content = os.urandom(9 * MIB)
+    assert store.get_bytes(store.put(Pipe(content)).sha256) == content
+
+
+def test_reading_in_small_steps_gives_the_content(store: Store) -> None:
+    content = os.urandom(MIB + 100)
+    with store.open(store.put(content).sha256) as stream:
+        assert b"".join(iter(lambda: stream.read(70_001), b"")) == content
+
+
+def test_stat_knows_times_in_utc(store: Store) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    stored = store.stat(store.put(b"content", kind="checkpoint").sha256)
+    assert stored.kind == "checkpoint"
+    assert before < stored.created <= datetime.now(UTC) + timedelta(seconds=2)
+    assert stored.created.utcoffset() == stored.marked.utcoffset() == timedelta(0)
+
+
+def test_list_is_ordered_and_complete(store: Store) -> None:
+    stored = [store.put(bytes([number])) for number in range(10)]
+    assert [each.sha256 for each in store.list()] == sorted(each.sha256 for each in stored)
+
+
+def test_an_empty_store_lists_nothing(store: Store) -> None:
+    assert list(store.list()) == []
+
+
+def test_download_writes_a_whole_file_and_nothing_else(store: Store, tmp_path: Path) -> None:
+    content = os.urandom(MIB)
+    target = tmp_path / "download" / "weights"
+    target.parent.mkdir()
+    store.download(store.put(content).sha256, target)
+    assert target.read_bytes() == content
+    assert os.listdir(target.parent) == ["weights"]
+
+
+# Once, whole, and marked
+
+
+def test_content_that_is_there_is_not_uploaded_again(bench: Bench) -> None:
+    content = os.urandom(3 * MIB)
+    first = bench.store.put(content, kind="model")
+    again = CountingStream(content)
+    second = bench.store.put(again, kind="other")
+    assert again.count == len(content), "the second put reads the content once, to hash it"
+    assert bench.kept_bytes() == len(content)
+    assert (second.created, second.kind) == (first.created, "model")
+
+
+def test_putting_again_renews_the_mark(bench: Bench) -> None:
+    first = bench.store.put(b"content")
+    if isinstance(bench, FolderBench):
+        os.utime(bench.content(first.sha256).with_name("kind"), (1, 1))
+    elif isinstance(bench, GridFSBench):
+        bench.bucket["files"].update_one({}, {"$set": {"metadata.marked": datetime.fromtimestamp(1, UTC)}})
+    assert bench.store.stat(first.sha256).marked == datetime.fromtimestamp(1, UTC)
+    second = bench.store.put(b"content")
+    assert second == bench.store.stat(first.sha256)
+    assert second.marked >= first.marked
+    assert second.created == first.created
+
+
+def test_an_uploader_killed_halfway_leaves_nothing_visible(bench: Bench, tmp_path: Path) -> None:
+    content = os.urandom(12 * MIB)
+    (tmp_path / "content").write_bytes(content)
+    with bench.process("put_gated", tmp_path / "content", 9 * MIB) as uploader:
+        assert uploader.stdout is not None
+        assert uploader.stdout.readline() == "halfway\n"
+        uploader.kill()
+    assert 0 < bench.kept_bytes() < len(content), "it was killed in the middle of an upload"
+    assert list(bench.store.list()) == []
+    with pytest.raises(ObjectMissing):
+        bench.store.stat(sha256_of(content))
+    with pytest.raises(ObjectMissing):
+        bench.store.open(sha256_of(content))
+    assert bench.store.get_bytes(bench.store.put(content).sha256) == content
+
+
+def test_two_processes_storing_the_same_end_with_one_object(bench: Bench, tmp_path: Path) -> None:
+    content = os.urandom(2 * MIB)
+    (tmp_path / "content").write_bytes(content)
+    uploaders = [bench.process("put_gated", tmp_path / "content", MIB) for _ in range(2)]
+    for uploader in uploaders:
+        assert uploader.stdout is not None
+        assert uploader.stdout.readline() == "halfway\n"
+    # Both found the object absent and are uploading it.
+    assert [uploader.communicate("go on\n")[0].strip() for uploader in uploaders] == [sha256_of(content)] * 2
+    assert [uploader.returncode for uploader in uploaders] == [0, 0]
+    assert len(list(bench.store.list())) == 1
+    assert bench.kept_bytes() == len(content)
+    assert bench.store.get_bytes(sha256_of(content)) == content
+
+
+def test_threads_share_a_store(store: Store) -> None:
+    contents = [os.urandom(1000) for _ in range(5)] * 8
+    with ThreadPoolExecutor(8) as threads:
+        digests = [stored.sha256 for stored in threads.map(store.put, contents)]
+        assert list(threads.map(store.get_bytes, digests)) == contents
+    assert len(list(store.list())) == 5
+
+
+def test_a_forked_child_goes_on_using_the_store(bench: Bench) -> None:
+    if isinstance(bench, GridFSBench):
+        uri, database = bench.arguments[1].split("|")
+        clients: list[pymongo.MongoClient[Any]] = []
+
+        def connect() -> Any:
+            clients.append(pymongo.MongoClient(uri))
+            return clients[-1][database]
+
+        store: Store = GridFSStore(connect)
+    else:
+        store, clients = bench.store, []
+    parents = store.put(b"parent").sha256
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if store.get_bytes(parents) == b"parent" and store.put(b"child") else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.get_bytes(sha256_of(b"child")) == b"child"
+    for client in clients:
+        client.close()
+
+
+def test_memory_stays_bounded_with_64_mib(bench: Bench, tmp_path: Path) -> None:
+    with open(tmp_path / "large", "wb") as file:
+        for _ in range(64):
+            file.write(os.urandom(MIB))
+    with bench.process("measure", tmp_path / "large", tmp_path / "copy") as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    assert int(out) < 40 * MIB
+    assert (tmp_path / "copy").stat().st_size == 64 * MIB
+
+
+# Damage
+
+
+@pytest.mark.parametrize("damage", ["flip_byte", "cut", "append"])
+@pytest.mark.parametrize("size", [10, 3 * MIB])
+def test_damage_is_never_delivered_as_the_object(bench: Bench, damage: str, size: int) -> None:
+    sha256 = bench.store.put(os.urandom(size)).sha256
+    getattr(bench, damage)(sha256)
+    with pytest.raises(ObjectDamaged, match=sha256) as error:
+        bench.store.get_bytes(sha256)
+    assert bench.store.where in str(error.value)
+    with bench.store.open(sha256) as stream, pytest.raises(ObjectDamaged):
+        while stream.read(100_000):
+            pass
+
+
+@pytest.mark.parametrize("damage", ["flip_byte", "append"])
+def test_who_reads_exactly_as_many_bytes_as_promised_sees_damage_too(bench: Bench, damage: str) -> None:
+    sha256 = bench.store.put(os.urandom(3 * MIB)).sha256
+    getattr(bench, damage)(sha256)
+    with bench.store.open(sha256) as stream, pytest.raises(ObjectDamaged):
+        stream.read(bench.store.stat(sha256).size)
+
+
+def test_a_damaged_object_is_not_downloaded(bench: Bench, tmp_path: Path) -> None:
+    sha256 = bench.store.put(os.urandom(3 * MIB)).sha256
+    bench.flip_byte(sha256)
+    (tmp_path / "download").mkdir()
+    with pytest.raises(ObjectDamaged):
+        bench.store.download(sha256, tmp_path / "download" / "weights")
+    assert os.listdir(tmp_path / "download") == []
+
+
+def test_a_damaged_object_is_cured_by_deleting_and_storing_again(bench: Bench) -> None:
+    content = os.urandom(2 * MIB)
+    sha256 = bench.store.put(content).sha256
+    bench.flip_byte(sha256)
+    bench.store.delete(sha256)
+    bench.store.put(content)
+    assert bench.store.get_bytes(sha256) == content
+
+
+def test_content_that_changes_while_it_is_stored_is_refused(bench: Bench) -> None:
+    class Growing(io.BytesIO):
+        """Something still writes to it."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            piece = super().read(size)
+            if not piece:
+                self.write(b"more")
+            return piece
+
+    with pytest.raises(ContentChanged, match="store it again"):
+        bench.store.put(Growing(b"content"))
+    assert list(bench.store.list()) == []
+    assert bench.kept_bytes() == 0
+
+
+# Refusals
+
+
+def test_a_deleted_object_is_gone_with_its_bytes(bench: Bench) -> None:
+    kept, dropped = bench.store.put(b"kept"), bench.store.put(os.urandom(3 * MIB))
+    bench.store.delete(dropped.sha256)
+    bench.store.delete(dropped.sha256)
+    with pytest.raises(ObjectMissing, match=dropped.sha256):
+        bench.store.stat(dropped.sha256)
+    assert [each.sha256 for each in bench.store.list()] == [kept.sha256]
+    assert bench.kept_bytes() == len(b"kept")
+
+
+def test_a_missing_object_is_named(store: Store, tmp_path: Path) -> None:
+    missing = sha256_of(b"never stored")
+    for look in (store.stat, store.open, store.get_bytes, lambda each: store.download(each, tmp_path / "file")):
+        with pytest.raises(ObjectMissing, match=missing):
+            look(missing)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "", "A" * 64, "0" * 63, "0" * 64 + "\n", "/" + "0" * 63])
+def test_what_is_no_sha256_is_refused(store: Store, name: str) -> None:
+    for use in (store.stat, store.open, store.delete, store.get_bytes, store.address):
+        with pytest.raises(NotAnAddress, match="64 lower-case hexadecimal digits"):
+            use(name)
+
+
+@pytest.mark.parametrize("content", ["text", io.StringIO("text"), None, 5])
+def test_what_is_not_bytes_is_refused(store: Store, content: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be stored"):
+        store.put(content)
+
+
+@pytest.mark.parametrize("kind", ["two words", "x" * 65, "\0", "a\n"])
+def test_an_unusual_kind_is_refused(store: Store, kind: str) -> None:
+    with pytest.raises(ValueError, match="kind"):
+        store.put(b"content", kind=kind)
+
+
+def test_addresses_are_parsed_strictly(store: Store) -> None:
+    sha256 = sha256_of(b"content")
+    assert parse_address(store.address(sha256)) == sha256
+    wrong = [sha256, f"trainloom:/{sha256}", f"trainloom://{sha256}/", f"trainloom://../{sha256[3:]}", f"x://{sha256}"]
+    for text in wrong:
+        with pytest.raises(NotAnAddress, match="must read trainloom://<sha256>"):
+            parse_address(text)
+
+
+# Only one of them
+
+
+def test_folders_and_files_are_private(tmp_path: Path) -> None:
+    FolderStore(tmp_path / "store").put(b"content")
+    for path in [tmp_path / "store", *(tmp_path / "store").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_reading_makes_no_folder(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    assert list(store.list()) == []
+    store.delete("0" * 64)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match=f"Cannot use the folder store {tmp_path}/file/store"):
+        FolderStore(tmp_path / "file" / "store").put(b"content")
+
+
+def test_a_server_away_is_named_without_its_password() -> None:
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient("mongodb://reader:hush@127.0.0.1:1/?serverSelectionTimeoutMS=100") as client:
+        store = GridFSStore(lambda: client["project"])
+        uses = (lambda: store.put(b"content"), lambda: store.stat("0" * 64), lambda: list(store.list()))
+        for use in uses:
+            with pytest.raises(StoreUnavailable, match=r"Cannot reach .* at 127\.0\.0\.1:1") as error:
+                use()
+            assert "hush" not in str(error.value)
+
+
+def test_chunks_have_the_size_asked_for(mongod_uri: str) -> None:
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        stored = GridFSStore(lambda: database, bucket="small", chunk_size=300_000).put(os.urandom(2 * MIB))
+        sizes = [len(chunk["data"]) for chunk in database["small"]["chunks"].find().sort("n")]
+        client.drop_database(database)
+    assert sizes == [300_000] * 6 + [2 * MIB - 1_800_000]
+    assert stored.size == 2 * MIB

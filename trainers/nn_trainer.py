@@ -1,0 +1,332 @@
+"""Training a model by gradient descent, epoch by epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models_impl.contract import output_and_regularization
+from trainers import batch as batches
+from trainers import metrics as metric_registry
+from trainers import optimizer as optimizers
+from trainers.best_weights import BestWeights
+from trainers.contract import Reporter, TrainerError
+from trainers.epoch_losses import EpochLosses
+from trainers.parameter_history import ParameterHistory
+
+LOSS = "loss"
+
+
+class NNTrainer:
+    """Trains for `max_epoch` epochs, keeps the weights of the epoch that did best on the validation tier, and scores
+    them on the test tier.
+
+    A loader yields pairs (inputs, targets): tensors, or lists, tuples or dicts of them, examples along the first
+    dimension. The model is called with the inputs as they come and returns (output, regularization_loss) or one output.
+    With several targets it returns its outputs in the same list or dict; the criterion is applied to each and the
+    losses are summed.
+
+    Recorded losses are means over examples: the criterion's value for a batch (its own mean), weighted by the batch's
+    size. Regularization is part of what is minimised and has a history of its own.
+
+    Randomness: torch's global generators are seeded with `seed` just before the model is built, and again at the start
+    of every epoch from (seed, epoch). The order of the data is the loader's business; `set_epoch(epoch)` is called
+    where it has one. Epochs count from 0.
+
+    Args:
+        train_dataloader, validation_dataloader, test_dataloader: iterables of batches; untouched until needed.
+        device: a torch device or its name.
+        model_class, model_class_params: the model; the parameters include `input_shape` and `output_shape`.
+        optimizer_class, optimizer_class_params: the optimizer; see `trainers.optimizer.build` for what is chosen.
+        criterion_class, criterion_class_params: the criterion, called with (output, target), giving a scalar.
+        model_save_path: the safetensors file of the best weights, written at the end of `train`.
+        max_epoch: number of epochs, at least 1.
+        seed: of all random draws made here; at least 0.
+        reporter: is told of each epoch.
+        metrics: names from `trainers.metrics.METRICS`, computed on the validation tier each epoch and on the test tier.
+        selection: what chooses the best epoch and is the test score: "loss" or one of `metrics`.
+        parameter_history: record mean and variance of every parameter after each epoch.
+
+    Attributes:
+        training_epoch_loss_history, validation_epoch_loss_history, regularization_loss_history: one float per epoch.
+        validation_metric_history: a list like these for each metric.
+        model_class_params_history_dict: ``{parameter: {"mean": [...], "variance": [...]}}``, one entry per epoch.
+        epochs_done: how many epochs lie behind.
+        best_epoch: the epoch, counted from 0, whose weights are kept; None before the first.
+        test_score: the value of `selection` on the test tier; None before the end of `train`.
+        test_metrics: the loss and every metric on the test tier.
+        metric_directions: for the loss and every metric, whether "max" or "min" is best.
+        parameter_count: number of the model's parameters, trainable or not.
+        choices: what was chosen here where the row left it open.
+
+    Raises:
+        TrainerError: a parameter is wrong; the message names it.
+    """
+
+    run_params: ClassVar[frozenset[str]] = frozenset()
+    test_score: float | None
+    test_metrics: dict[str, float]
+
+    def __init__(
+        self,
+        *,
+        train_dataloader: Any,
+        validation_dataloader: Any,
+        test_dataloader: Any,
+        device: torch.device | str,
+        model_class: type[nn.Module],
+        model_class_params: Mapping[str, Any],
+        optimizer_class: type[torch.optim.Optimizer],
+        optimizer_class_params: Mapping[str, Any],
+        criterion_class: Any,
+        criterion_class_params: Mapping[str, Any],
+        model_save_path: str | os.PathLike[str],
+        max_epoch: int,
+        seed: int = 0,
+        reporter: Reporter | None = None,
+        metrics: Sequence[str] = (),
+        selection: str = LOSS,
+        parameter_history: bool = True,
+    ) -> None:
+        self.validate_params(metrics=metrics, selection=selection, parameter_history=parameter_history)
+        _require_integer(max_epoch, "max_epoch", at_least=1)
+        _require_integer(seed, "seed", at_least=0)
+        self.train_dataloader = train_dataloader
+        self.validation_dataloader = validation_dataloader
+        self.test_dataloader = test_dataloader
+        self.device = _device(device)
+        self.model_save_path = str(model_save_path)
+        self.max_epoch = max_epoch
+        self.seed = seed
+        self.reporter = reporter
+        self.metrics = tuple(metrics)
+        self.selection = selection
+
+        self._build(model_class, model_class_params, criterion_class, criterion_class_params)
+        self.choices: dict[str, str] = {}
+        self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
+        if implementation is not None:
+            self.choices["optimizer_implementation"] = implementation
+        self._begin_histories(parameter_history)
+
+    @classmethod
+    def validate_params(
+        cls, *, metrics: Sequence[str] = (), selection: str = LOSS, parameter_history: bool = True
+    ) -> None:
+        """Check the trainer's own parameters without building anything.
+
+        Raises:
+            TrainerError: names the parameter and the rule.
+        """
+        if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+            raise TrainerError(f'metrics is {metrics!r}; it must be a list of names such as ["accuracy"].')
+        for name in metrics:
+            metric_registry.find(name)
+        if len(set(metrics)) < len(metrics):
+            raise TrainerError(f"metrics is {list(metrics)}; name each metric once.")
+        if selection not in (LOSS, *metrics):
+            raise TrainerError(f'selection is {selection!r}; it must be "{LOSS}" or one of metrics ({list(metrics)}).')
+        if not isinstance(parameter_history, bool):
+            raise TrainerError(f"parameter_history is {parameter_history!r}; it must be true or false.")
+
+    def train(self) -> None:
+        """Train the epochs not yet done, then load the best weights, write them to `model_save_path` and score them.
+
+        Raises:
+            TrainerError: a loss is infinite or not a number, or a loader yields nothing.
+        """
+        if self.reporter is not None:
+            self.reporter.started(self.epochs_done, self.max_epoch)
+        for epoch in range(self.epochs_done, self.max_epoch):
+            values = self._finish_epoch(*self._epoch(epoch))
+            if self.reporter is not None:
+                self.reporter.epoch_finished(epoch, values)
+        self.load_best_performing_model()
+        self._best.save(self.model)
+        self.test_metrics = self._score(self.test_dataloader, "test")
+        self.test_score = self.test_metrics[self.selection]
+
+    def validate(self) -> dict[str, float]:
+        """The loss and every metric of the model as it is on the validation tier."""
+        return self._score(self.validation_dataloader, "validation")
+
+    def evaluate(self, return_outputs_targets_and_loss: bool = False) -> float | dict[str, Any]:
+        """Run the model as it is over the test tier.
+
+        Returns:
+            The loss; or a dict of `outputs` and `targets`, NumPy arrays of all examples in the loader's order (in the
+            batches' structure where there are several), and `loss`.
+        """
+        if not return_outputs_targets_and_loss:
+            return self._score(self.test_dataloader, "test")[LOSS]
+        kept: list[tuple[Any, Any]] = []
+        values = self._score(self.test_dataloader, "test", kept)
+        outputs, targets = zip(*kept, strict=True)
+        return {"outputs": batches.concatenate(outputs), "targets": batches.concatenate(targets), LOSS: values[LOSS]}
+
+    def load_best_performing_model(self) -> None:
+        """Put the weights of the best epoch into the model: those kept in memory, else those of `model_save_path`.
+
+        Raises:
+            TrainerError: there are none, or they belong to another model.
+        """
+        self._best.load_into(self.model, self.device)
+
+    def _build(
+        self,
+        model_class: type[nn.Module],
+        model_class_params: Mapping[str, Any],
+        criterion_class: Any,
+        criterion_class_params: Mapping[str, Any],
+    ) -> None:
+        torch.manual_seed(self.seed)
+        self.model = model_class(**model_class_params).to(self.device)
+        self.criterion = criterion_class(**criterion_class_params)
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.to(self.device)
+        # Clearing these directly is what Optimizer.zero_grad does, without its profiling and hooks in every step.
+        self._parameters = list(self.model.parameters())
+        self.parameter_count = sum(parameter.numel() for parameter in self._parameters)
+
+    def _begin_histories(self, parameter_history: bool) -> None:
+        self._best = BestWeights(self.model_save_path)
+        self._parameter_history = ParameterHistory(self.model) if parameter_history else None
+        self.model_class_params_history_dict = self._parameter_history.values if self._parameter_history else {}
+        self.training_epoch_loss_history: list[float] = []
+        self.validation_epoch_loss_history: list[float] = []
+        self.regularization_loss_history: list[float] = []
+        self.validation_metric_history: dict[str, list[float]] = {name: [] for name in self.metrics}
+        self.metric_directions: dict[str, str] = {
+            LOSS: "min",
+            **{name: metric_registry.find(name).direction for name in self.metrics},
+        }
+        self.epochs_done = 0
+        self.best_epoch: int | None = None
+        self.test_score = None
+        self.test_metrics = {}
+
+    def _epoch(self, epoch: int) -> tuple[float, float]:
+        """Train once through the training tier; returns the mean criterion and regularization loss."""
+        torch.manual_seed(_epoch_seed(self.seed, epoch))
+        if hasattr(self.train_dataloader, "set_epoch"):
+            self.train_dataloader.set_epoch(epoch)
+        self.model.train()
+        losses = EpochLosses()
+        for batch in self.train_dataloader:
+            inputs, targets = batches.split(batch)
+            losses.add(*self._step(inputs, targets), batches.size(targets))
+        _require_batches(losses, "training")
+        means = losses.means()
+        if not all(map(math.isfinite, means)):
+            raise TrainerError(
+                f"The training loss became infinite or not a number in epoch {epoch + 1} of {self.max_epoch}, step "
+                f"{losses.first_non_finite() + 1} of {len(losses)}; check the data and the learning rate."
+            )
+        return means
+
+    def _step(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float]:
+        """Learn from one batch; returns its criterion and regularization loss, detached."""
+        output, regularization = output_and_regularization(self.model(batches.to_device(inputs, self.device)))
+        loss = self._loss(output, batches.to_device(targets, self.device))
+        for parameter in self._parameters:
+            parameter.grad = None
+        if isinstance(regularization, Tensor):
+            (loss + regularization).backward()
+            regularization = regularization.detach()
+        else:
+            loss.backward()
+        self.optimizer.step()
+        return loss.detach(), regularization
+
+    def _loss(self, outputs: Any, targets: Any) -> Tensor:
+        """The criterion on one output, or its sum over several."""
+        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+            loss = self.criterion(outputs, targets)
+        else:
+            losses = [self.criterion(output, target) for output, target in batches.pairs(outputs, targets)]
+            loss = torch.stack(losses).sum(dim=0)
+        if loss.dim():
+            raise TrainerError(
+                f"{type(self.criterion).__name__} returned a loss of shape {tuple(loss.shape)}; it must be a scalar, "
+                'which torch\'s criteria return with reduction="mean".'
+            )
+        return loss
+
+    def _finish_epoch(self, training_loss: float, regularization_loss: float) -> dict[str, float]:
+        """Validate, record the epoch and keep its weights if they are the best; returns the epoch's values by name."""
+        validation = self.validate()
+        self.training_epoch_loss_history.append(training_loss)
+        self.regularization_loss_history.append(regularization_loss)
+        self.validation_epoch_loss_history.append(validation[LOSS])
+        for name in self.metrics:
+            self.validation_metric_history[name].append(validation[name])
+        if self._parameter_history is not None:
+            self._parameter_history.record()
+        if self._is_best():
+            self.best_epoch = self.epochs_done
+            self._best.keep(self.model)
+        self.epochs_done += 1
+        return {
+            "training_loss": training_loss,
+            "regularization_loss": regularization_loss,
+            **{f"validation_{name}": value for name, value in validation.items()},
+        }
+
+    def _is_best(self) -> bool:
+        """Whether the last epoch beats the best before: the earlier of equals stays, finite values beat others."""
+        if self.best_epoch is None:
+            return True
+        is_loss = self.selection == LOSS
+        history = self.validation_epoch_loss_history if is_loss else self.validation_metric_history[self.selection]
+        best, last = history[self.best_epoch], history[-1]
+        if not (math.isfinite(best) and math.isfinite(last)):
+            return math.isfinite(last) and not math.isfinite(best)
+        return last > best if self.metric_directions[self.selection] == "max" else last < best
+
+    @torch.inference_mode()
+    def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> dict[str, float]:
+        """Loss and metrics over a tier; outputs and targets go into `kept` where it is given."""
+        self.model.eval()
+        losses = EpochLosses()
+        metrics = metric_registry.MetricSet(self.metrics)
+        for batch in loader:
+            inputs, targets = (batches.to_device(part, self.device) for part in batches.split(batch))
+            output, regularization = output_and_regularization(self.model(inputs))
+            losses.add(self._loss(output, targets), regularization, batches.size(targets))
+            metrics.update(output, targets)
+            if kept is not None:
+                kept.append((batches.to_cpu(output), batches.to_cpu(targets)))
+        _require_batches(losses, tier)
+        return {LOSS: losses.means()[0], **metrics.compute()}
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """The device with its number, so that it equals the device of the tensors that lie there."""
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise TrainerError(f'device is {name!r}; it must be one of torch\'s, such as "cpu" or "cuda:0".') from error
+    return torch.empty(0, device=device).device
+
+
+def _require_integer(value: Any, name: str, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise TrainerError(f"{name} is {value!r}; it must be an integer of at least {at_least}.")
+
+
+def _require_batches(losses: EpochLosses, tier: str) -> None:
+    if not len(losses):
+        raise TrainerError(
+            f"The {tier} loader yielded no batch: it is empty, or smaller than one batch where short ones are dropped."
+        )
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    """63 bits that differ for every (seed, epoch): neighbouring seeds must not share epochs, as a sum of both would."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
