@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +105,7 @@ class HDF5Dataset(PipelineDataset):
                     f"allows 0 to {classes - 1}: correct the labels or the number of classes."
                 )
 
-    def _label_blocks(self) -> Any:
+    def _label_blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         name = self._target_names[0]
         if len(self._target_names) > 1 or self._source.shapes[name] != () or self._source.dtypes[name].kind == "f":
             raise DatasetError(f"{self._source} has no class labels: they are one target of integers, one per example.")

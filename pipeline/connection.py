@@ -85,7 +85,9 @@ class HealingConnection(dj.Connection):
         in_transaction, self._in_transaction = getattr(self, "_in_transaction", False), False
         self._reconnect()
         if in_transaction:
-            raise LostConnectionError("The connection was lost during a transaction; nothing of it was written") from cause
+            raise LostConnectionError(
+                "The connection was lost during a transaction; nothing of it was written"
+            ) from cause
 
     def _reconnect(self) -> None:
         deadline, delay = time.monotonic() + self.reconnect_seconds, FIRST_DELAY
@@ -97,7 +99,9 @@ class HealingConnection(dj.Connection):
                 return
             except Exception as error:
                 if refused(error) or time.monotonic() + delay > deadline:
-                    raise LostConnectionError(f"the database did not come back within {self.reconnect_seconds:.0f} s: {first_line(error)}") from error
+                    raise LostConnectionError(
+                        f"the database did not come back within {self.reconnect_seconds:.0f} s: {first_line(error)}"
+                    ) from error
                 logger.warning("the database is away (%s); trying again in %.1f s", first_line(error), delay)
                 time.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
@@ -138,7 +142,9 @@ def open_connection(database: Database, *, stores: dict[str, Any], reconnect_sec
             raise ConfigurationError(
                 f"{database.label} refuses the connection: {first_line(error)}; check user, password and database name"
             ) from error
-        raise DatabaseUnavailable(f"no database answers at {database.label}: {first_line(error)}; check that the server runs") from error
+        raise DatabaseUnavailable(
+            f"no database answers at {database.label}: {first_line(error)}; check that the server runs"
+        ) from error
 
 
 def refused(error: Exception) -> bool:

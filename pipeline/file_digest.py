@@ -25,8 +25,8 @@ class FileStillWritten(PipelineError, ValueError):
 class FileDigests:
     """Digests of files, kept in `<folder>/digests` by path, size, inode and times of modification and change.
 
-    Thread-safe, fork-safe and shared by any number of processes: every record is a file of its own that is replaced atomically.
-    A folder that cannot be written costs time only.
+    Thread-safe, fork-safe and shared by any number of processes: every record is a file of its own that is replaced
+    atomically. A folder that cannot be written costs time only.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -43,21 +43,25 @@ class FileDigests:
             If it cannot be read.
         """
         with open(path, "rb") as file:
-            before = _fingerprint(os.fstat(file.fileno()))
-            known = self._recall(path, before)
+            before = os.fstat(file.fileno())
+            known = self._recall(path, _fingerprint(before))
             if known is not None:
                 return known
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            after = _fingerprint(os.fstat(file.fileno()))
-        if before != after:
+            after = os.fstat(file.fileno())
+        if _fingerprint(before) != _fingerprint(after):
             raise FileStillWritten(f"The file {path} changed while it was read: try again when nobody writes to it")
-        # A change within the resolution of the time stamps would leave them as they are: trust only those that are old.
-        if time.time_ns() - max(before["mtime_ns"], before["ctime_ns"]) > SETTLED:
-            self._record(path, before, sha256)
+        self.remember_read(path, sha256, before)
         return sha256
 
-    def remember(self, path: str | os.PathLike[str], sha256: str) -> None:
-        """Record the digest of a file that the caller has just written and will not write again."""
+    def remember_read(self, path: str | os.PathLike[str], sha256: str, status: os.stat_result) -> None:
+        """Record the digest of a file that was read after its `status` was taken."""
+        # A change within the resolution of the time stamps would leave them as they are: trust only those that are old.
+        if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED:
+            self._record(path, _fingerprint(status), sha256)
+
+    def remember_written(self, path: str | os.PathLike[str], sha256: str) -> None:
+        """Record the digest of a file that the caller has just written and nobody will write again."""
         self._record(path, _fingerprint(os.stat(path)), sha256)
 
     def forget(self, path: str | os.PathLike[str]) -> None:

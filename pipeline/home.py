@@ -209,12 +209,18 @@ class Home:
 
     def make_socket_dir(self, owner: tuple[int, int] | None) -> None:
         """Make the socket folder, 0700, for `owner` (uid, gid; None: this user)."""
-        if not self.has_private_socket_dir():
-            with suppress(FileExistsError):  # somebody was faster; the next line says whether that was us
-                self.socket_dir.mkdir(mode=0o700)
-            self.has_private_socket_dir()
-        if owner is not None:
-            os.chown(self.socket_dir, *owner, follow_symlinks=False)
+        try:
+            if not self.has_private_socket_dir():
+                with suppress(FileExistsError):  # somebody was faster; the next line says whether that was us
+                    self.socket_dir.mkdir(mode=0o700)
+                self.has_private_socket_dir()
+            if owner is not None:
+                os.chown(self.socket_dir, *owner, follow_symlinks=False)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The socket folder {self.socket_dir} cannot be made ({error.strerror}); make room for it, or name "
+                f"another home in {HOME_VARIABLE}."
+            ) from error
 
 
 def reachable_by_others(folder: Path) -> bool:
@@ -273,9 +279,15 @@ def _refuse_strangers(folder: Path) -> None:
 def _make_server_root(project_id: str) -> Path:
     """A folder for root's PostgreSQL outside the home; named by project, so that a new home finds no old data."""
     root = SYSTEM_DIR / project_id[:12]
-    for folder in (SYSTEM_DIR, root):
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o711)
+    try:
+        for folder in (SYSTEM_DIR, root):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o711)
+    except OSError as error:
+        raise ConfigurationError(
+            f"As root, a home in a folder that is closed to others keeps its servers in {SYSTEM_DIR}, which cannot be "
+            f"written ({error.strerror}); name an open folder in {HOME_VARIABLE}, or work as an ordinary user."
+        ) from error
     return root
 
 

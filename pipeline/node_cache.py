@@ -49,14 +49,14 @@ class CacheFull(PipelineError):
 class NodeCache:
     """Copies of data files at `<folder>/<sha256>/<name>`, read-only.
 
-    Files are copied, never linked: a hard link would follow when somebody writes into the original. Each call verifies the
-    copy and, where it exists, the original; both are read again only if they changed.
+    Files are copied, never linked: a hard link would follow when somebody writes into the original. Each call verifies
+    the copy and, where it exists, the original; both are read again only if they changed.
 
-    A file that was fetched is in use until `release`, `close` or the end of the process, however it ends, and is not evicted
-    meanwhile. Forked children share their parent's use. Otherwise the least recently used files make room for new ones.
+    A file that was fetched is in use until `release`, `close` or the end of the process, however it ends, and is not
+    evicted meanwhile. Forked children share their parent's use. Otherwise the least recently used files make room.
 
-    Thread-safe; any number of processes may share a folder on a local disk. After a fork the child may call `fetch` only if
-    no other thread of its parent was inside one.
+    Thread-safe; any number of processes may share a folder on a local disk. After a fork the child may call `fetch`
+    only if no other thread of its parent was inside one.
 
     Parameters
     ----------
@@ -163,6 +163,7 @@ class NodeCache:
             raise DataFileChanged(original, sha256, found)
 
     def _fill(self, target: Path, sha256: str, original: Path | None, store: Store | None) -> None:
+        status = original.stat() if original is not None and original.is_file() else None
         with _opened(target.name, sha256, original, store) as (stream, size):
             draft = self._reserve(sha256, size)
             try:
@@ -176,7 +177,9 @@ class NodeCache:
             except BaseException:
                 draft.unlink(missing_ok=True)
                 raise
-        self._digests.remember(target, sha256)
+        self._digests.remember_written(target, sha256)
+        if original is not None and status is not None:
+            self._digests.remember_read(original, sha256, status)
 
     def _reserve(self, sha256: str, size: int) -> Path:
         """Make room and take it, so that other processes count it: an empty file of the final length on disk."""
@@ -204,8 +207,8 @@ class NodeCache:
             excess -= self._evict(folder)
         if excess > 0:
             raise CacheFull(
-                f"The cache {self._folder} has no room for {size} bytes: its budget is {self._budget} bytes and the rest "
-                "is in use, give it a larger budget or wait until other trainings end"
+                f"The cache {self._folder} has no room for {size} bytes: its budget is {self._budget} bytes and what "
+                "it holds is in use, give it a larger budget or wait until other trainings end"
             )
 
     def _drop_abandoned(self) -> None:

@@ -28,7 +28,9 @@ class DatasetProber:
     store : receives the data files if `mirror` is set, so that every node can fetch them.
     """
 
-    def __init__(self, resolver: ClassResolver, digests: FileDigests, store: Store, dataset_dir: Path, *, mirror: bool) -> None:
+    def __init__(
+        self, resolver: ClassResolver, digests: FileDigests, store: Store, dataset_dir: Path, *, mirror: bool
+    ) -> None:
         self._resolver = resolver
         self._digests = digests
         self._store = store
@@ -43,7 +45,9 @@ class DatasetProber:
         if own is not None:
             digest = own(path, **row["dataset_class_params"])
             if not isinstance(digest, str) or len(digest) != 64:
-                raise InvalidRow(f"{cls.__qualname__}.fingerprint must return the 64 hexadecimal digits of a sha256, not {digest!r}")
+                raise InvalidRow(
+                    f"{cls.__qualname__}.fingerprint must return the 64 hexadecimal digits of a sha256, not {digest!r}"
+                )
             return digest
         if not path.is_file():
             kind = "is a folder, and its dataset class has no fingerprint method" if path.is_dir() else "does not exist"
@@ -71,7 +75,9 @@ class DatasetProber:
         folder = Path(directories.dataset_dir) if directories.dataset_dir is not None else self._dataset_dir
         path = folder / row["dataset_file_name"]
         if ".." in Path(row["dataset_file_name"]).parts or Path(row["dataset_file_name"]).is_absolute():
-            raise InvalidRow(f"dataset_file_name {row['dataset_file_name']!r} must lie below dataset_dir; give a relative name")
+            raise InvalidRow(
+                f"dataset_file_name {row['dataset_file_name']!r} must lie below dataset_dir; give a relative name"
+            )
         return path
 
     def _class(self, row: Mapping[str, Any]) -> Any:
@@ -80,7 +86,12 @@ class DatasetProber:
     def _tier(self, row: Mapping[str, Any], tier: str, path: Path) -> Any:
         cls = self._class(row)
         try:
-            dataset = cls(dict(row), str(path.parents[len(Path(row["dataset_file_name"]).parts) - 1]), tier, **row["dataset_class_params"])
+            dataset = cls(
+                dict(row),
+                str(path.parents[len(Path(row["dataset_file_name"]).parts) - 1]),
+                tier,
+                **row["dataset_class_params"],
+            )
             empty = len(dataset) == 0
         except Exception as error:
             raise InvalidRow(f"{cls.__qualname__} cannot open the tier {tier} of {path}: {error}") from error
@@ -93,9 +104,13 @@ class DatasetProber:
         try:
             example = dataset[0]
         except Exception as error:
-            raise InvalidRow(f"the first example of the tier {tier} of {row['dataset_file_name']} cannot be read: {error}") from error
+            raise InvalidRow(
+                f"the first example of the tier {tier} of {row['dataset_file_name']} cannot be read: {error}"
+            ) from error
         if not isinstance(example, tuple | list) or len(example) != 2:
-            raise InvalidRow(f"{type(dataset).__qualname__}[0] must be a pair (input, target), not {type(example).__name__}")
+            raise InvalidRow(
+                f"{type(dataset).__qualname__}[0] must be a pair (input, target), not {type(example).__name__}"
+            )
         own = getattr(dataset, "get_output_shape", None)
         output = list(own()) if own is not None and own() is not None else shape_of(example[1])
         return shape_of(example[0]), output

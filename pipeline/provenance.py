@@ -16,7 +16,9 @@ from typing import Any
 GIT_TIMEOUT = 5  # s
 
 
-def record(classes: Mapping[str, type], code_dir: Path, *, numerics: dict[str, Any], choices: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def record(
+    classes: Mapping[str, type], code_dir: Path, *, numerics: dict[str, Any], choices: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
     """The row of `TrainingResult.Provenance`, without its key.
 
     Parameters
@@ -73,7 +75,12 @@ def git_state(folder: Path) -> tuple[str, str]:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=GIT_TIMEOUT, check=False, stdin=subprocess.DEVNULL
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -108,4 +115,6 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

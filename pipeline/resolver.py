@@ -42,7 +42,9 @@ class ClassResolver:
         if code_dir is not None and tuple(allowed_packages) and str(code_dir) not in sys.path:
             sys.path.append(str(code_dir))
         self._resolve = functools.cache(self._resolve_uncached)
-        self._signature = functools.cache(lambda module, name, kind: signature_of(self._resolve(module, name, kind), kind))
+        self._signature = functools.cache(
+            lambda module, name, kind: signature_of(self._resolve(module, name, kind), kind)
+        )
 
     def resolve(self, module: str, name: str, kind: str) -> type:
         """The class; `kind` is a key of `schemas.parameters.GIVEN`.
@@ -67,7 +69,9 @@ class ClassResolver:
         if found is None:
             raise UnresolvedClass(f"the module {module} has no {kind} class {name}; it has {_classes_in(module)}")
         if not isinstance(found, type):
-            raise UnresolvedClass(f"{module}.{name} is a {type(found).__name__}, not a {kind} class; name the class itself")
+            raise UnresolvedClass(
+                f"{module}.{name} is a {type(found).__name__}, not a {kind} class; name the class itself"
+            )
         self._check_root(found.__module__, f"{module}.{name}, which comes from {found.__module__},")
         _check_contract(found, kind)
         return found
@@ -95,7 +99,9 @@ class ClassResolver:
                     f"the {kind} class {module}.{name} cannot be found: there is no module {error.name} "
                     "(looked beside the installed packages and in the code folder)"
                 ) from error
-            raise UnresolvedClass(f"importing {module} fails because {error.name} is not installed; install it or correct the import") from error
+            raise UnresolvedClass(
+                f"importing {module} fails because {error.name} is not installed; install it or correct the import"
+            ) from error
         except Exception as error:
             raise UnresolvedClass(f"importing {module} fails: {type(error).__name__}: {error}") from error
 
@@ -105,7 +111,9 @@ def _check_names(module: Any, name: Any, kind: str) -> None:
     if kind not in GIVEN:
         raise ValueError(f"unknown kind of class {kind!r}")
     if not isinstance(module, str) or not module or not all(part.isidentifier() for part in module.split(".")):
-        raise UnresolvedClass(f"the module of a {kind} class must be a dotted name such as my_package.my_module, not {module!r}")
+        raise UnresolvedClass(
+            f"the module of a {kind} class must be a dotted name such as my_package.my_module, not {module!r}"
+        )
     if not isinstance(name, str) or not name.isidentifier():
         raise UnresolvedClass(f"the name of a {kind} class must be a plain name such as MyClass, not {name!r}")
 
@@ -122,7 +130,11 @@ def _check_not_shadowed(root: str) -> None:
 
 
 def _classes_in(module: str) -> str:
-    classes = [name for name, value in vars(sys.modules[module]).items() if isinstance(value, type) and value.__module__ == module]
+    classes = [
+        name
+        for name, value in vars(sys.modules[module]).items()
+        if isinstance(value, type) and value.__module__ == module
+    ]
     return ", ".join(sorted(classes)) or "no classes of its own"
 
 
@@ -136,7 +148,9 @@ def _check_contract(cls: type, kind: str) -> None:
     if kind == "model" and (not issubclass(cls, torch.nn.Module) or cls.forward is torch.nn.Module.forward):
         raise UnresolvedClass(f"{label} is no model class: it must be a torch.nn.Module with a forward method")
     if kind == "model" and cls.__module__.startswith("torch."):
-        raise UnresolvedClass(f"{label} cannot be a model: models take input_shape and output_shape; write a class that wraps it")
+        raise UnresolvedClass(
+            f"{label} cannot be a model: models take input_shape and output_shape; write a class that wraps it"
+        )
     if kind == "optimizer" and not issubclass(cls, torch.optim.Optimizer):
         raise UnresolvedClass(f"{label} is no optimizer class: it must be a torch.optim.Optimizer")
     if kind == "criterion" and not any("__call__" in vars(base) for base in cls.__mro__):

@@ -31,6 +31,8 @@ from .training_spec import TrainingSpec, read_spec
 
 logger = logging.getLogger("trainloom")
 
+# Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
+WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
 
 
@@ -46,7 +48,9 @@ class Folders:
         """The same with a table's own directories in place."""
         return Folders(
             Path(directories.dataset_dir) if directories.dataset_dir is not None else self.dataset_dir,
-            Path(directories.dataset_cache_dir) if directories.dataset_cache_dir is not None else self.dataset_cache_dir,
+            Path(directories.dataset_cache_dir)
+            if directories.dataset_cache_dir is not None
+            else self.dataset_cache_dir,
             Path(directories.model_save_dir) if directories.model_save_dir is not None else self.model_save_dir,
         )
 
@@ -54,7 +58,9 @@ class Folders:
 class TaskRunner:
     """Trains tasks and gives finished trainers back."""
 
-    def __init__(self, settings: Settings, resolver: ClassResolver, store: Store, folders: Folders, code_dir: Path) -> None:
+    def __init__(
+        self, settings: Settings, resolver: ClassResolver, store: Store, folders: Folders, code_dir: Path
+    ) -> None:
         self._settings = settings
         self._resolver = resolver
         self._store = store
@@ -66,7 +72,9 @@ class TaskRunner:
         """End the loader processes of the trainers that were handed out."""
         self._lent.close()
 
-    def populate(self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]) -> dict[str, Any]:
+    def populate(
+        self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]
+    ) -> dict[str, Any]:
         """Train what has no result; see `worker.populate`."""
         return worker.populate(table, restrictions, order, options)
 
@@ -145,7 +153,7 @@ class TaskRunner:
             "optimizer_class_params": training.optimizer.params,
             "criterion_class": training.criterion.cls,
             "criterion_class_params": training.criterion.params,
-            "model_save_path": str(folders.model_save_dir / f"{training.key}.safetensors"),
+            "model_save_path": str(folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}"),
             "max_epoch": training.epoch_limit,
         }
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
@@ -156,7 +164,9 @@ class TaskRunner:
         name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
         own = getattr(training.dataset.cls, "fingerprint", None)
         if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[len(Path(name).parts) - 1]
+            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
+                len(Path(name).parts) - 1
+            ]
         if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
             raise PipelineError(
                 f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as a new dataset configuration"
@@ -167,7 +177,9 @@ class TaskRunner:
     def _offered(training: TrainingSpec) -> dict[str, Any]:
         """What a trainer gets only if its constructor names it."""
         named = inspect.signature(training.trainer.cls).parameters
-        return {name: value for name, value in {"seed": training.seed}.items() if name in named and name in TRAINER_OFFERED}
+        return {
+            name: value for name, value in {"seed": training.seed}.items() if name in named and name in TRAINER_OFFERED
+        }
 
     def _upload(self, path: Path) -> list[dict[str, Any]]:
         if not path.is_file():
@@ -178,7 +190,7 @@ class TaskRunner:
                 "artifact_name": "weights",
                 "artifact_sha256": stored.sha256,
                 "artifact_size": stored.size,
-                "artifact_kind": path.suffix.lstrip(".") or "bytes",
+                "artifact_kind": _format_of(path),
             }
         ]
 
@@ -193,7 +205,16 @@ class TaskRunner:
 
 def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
     """Where the trainer says that it wrote the best weights; the path it was given where it says nothing."""
-    return Path(getattr(trainer, "model_save_path", None) or folders.model_save_dir / f"{training.key}.safetensors")
+    return Path(getattr(trainer, "model_save_path", None) or folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}")
+
+
+def _format_of(path: Path) -> str:
+    """The format of a weights file, by its first bytes: a safetensors file begins with the size of a JSON header, torch.save's is a zip."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"PK"):
+        return "torch"
+    return "safetensors" if head[8:] == b"{" else "bytes"
 
 
 def _score(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:

@@ -132,15 +132,21 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
 
 def _home(settings: Settings, create: bool) -> Home | None:
     """The home, if anything of the session lives in one."""
-    needed = settings.database is None or (settings.mongo_url is None and not (settings.store == "folder" and settings.store_dir is not None))
+    needed = settings.database is None or (
+        settings.mongo_url is None and not (settings.store == "folder" and settings.store_dir is not None)
+    )
     folders = (settings.dataset_dir, settings.dataset_cache_dir, settings.model_save_dir)
     found = Home.find()
     if found is not None or not (needed or None in folders):
         return found
     if needed and IN_POD.exists():
-        raise ConfigurationError("this pod has no database_url or mongo_url; set TRAINLOOM_DATABASE_URL and TRAINLOOM_MONGO_URL from a secret")
+        raise ConfigurationError(
+            "this pod has no database_url or mongo_url; set TRAINLOOM_DATABASE_URL and TRAINLOOM_MONGO_URL from a secret"
+        )
     if not create:
-        raise ConfigurationError("there is no trainloom home here or above; run `trainloom init` to make one, or set TRAINLOOM_HOME")
+        raise ConfigurationError(
+            "there is no trainloom home here or above; run `trainloom init` to make one, or set TRAINLOOM_HOME"
+        )
     home = Home.create()
     logger.warning("made the home %s", home.path)
     return home
@@ -154,7 +160,9 @@ def _folders(settings: Settings, home: Home | None) -> Folders:
     }
     missing = [name for name, path in chosen.items() if path is None]
     if missing:
-        raise ConfigurationError(f"{missing[0]} is not set and there is no home to put it in; set TRAINLOOM_{missing[0].upper()}")
+        raise ConfigurationError(
+            f"{missing[0]} is not set and there is no home to put it in; set TRAINLOOM_{missing[0].upper()}"
+        )
     return Folders(**{name: Path(path) for name, path in chosen.items() if path is not None})
 
 
@@ -162,7 +170,12 @@ def _embedded_database(home: Home | None) -> Database:
     assert home is not None, "_home makes one wherever the database is embedded"
     address = PostgresServer(home).ensure_running()
     return Database(
-        backend="postgresql", host=str(address.socket_dir), port=address.port, user=address.user, name=address.dbname, tls=False
+        backend="postgresql",
+        host=str(address.socket_dir),
+        port=address.port,
+        user=address.user,
+        name=address.dbname,
+        tls=False,
     )
 
 
@@ -205,8 +218,14 @@ def _declared(settings: Settings, connection: HealingConnection) -> bool:
 
 def _write_project(settings: Settings, home: Home | None) -> None:
     """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still recognised."""
-    own = uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name) if home is not None and settings.database is None else uuid.uuid4()
-    project.Project().insert1({"project_key": 1, "project_id": own.hex, "tables_version": project.VERSION}, skip_duplicates=True)
+    own = (
+        uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name)
+        if home is not None and settings.database is None
+        else uuid.uuid4()
+    )
+    project.Project().insert1(
+        {"project_key": 1, "project_id": own.hex, "tables_version": project.VERSION}, skip_duplicates=True
+    )
 
 
 @contextmanager
@@ -218,11 +237,15 @@ def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iter
         connection.query(f"SET lock_timeout = '{DECLARATION_WAIT}s'")
         connection.query("SELECT pg_advisory_lock(hashtext(%s))", args=(name,))
     elif not connection.query("SELECT GET_LOCK(%s, %s)", args=(name, DECLARATION_WAIT)).fetchone()[0]:
-        raise SessionError(f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try again")
+        raise SessionError(
+            f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try again"
+        )
     try:
         yield
     finally:
-        connection.query("SELECT pg_advisory_unlock(hashtext(%s))" if postgres else "SELECT RELEASE_LOCK(%s)", args=(name,))
+        connection.query(
+            "SELECT pg_advisory_unlock(hashtext(%s))" if postgres else "SELECT RELEASE_LOCK(%s)", args=(name,)
+        )
         if postgres:
             connection.query("SET lock_timeout = DEFAULT")
 
@@ -252,7 +275,9 @@ def _embedded_mongo(home: Home | None) -> str:
 def _folder_store(settings: Settings, home: Home | None) -> FolderStore:
     folder = settings.store_dir or (home.store_dir if home is not None else None)
     if folder is None:
-        raise ConfigurationError("store_dir is not set and there is no home to put the store in; set TRAINLOOM_STORE_DIR")
+        raise ConfigurationError(
+            "store_dir is not set and there is no home to put the store in; set TRAINLOOM_STORE_DIR"
+        )
     return FolderStore(folder)
 
 

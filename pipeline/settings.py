@@ -56,7 +56,9 @@ class Settings(BaseModel):
     database_host: str | None = Field(None, description="host or host:port, where no URL is given (DJ_HOST)")
     database_user: str | None = Field(None, description="user name (DJ_USER)")
     database_password: SecretStr | None = Field(None, description="password (DJ_PASS)")
-    database_backend: Literal["postgresql", "mysql"] = Field("mysql", description="what database_host runs (DJ_BACKEND)")
+    database_backend: Literal["postgresql", "mysql"] = Field(
+        "mysql", description="what database_host runs (DJ_BACKEND)"
+    )
     database_tls: bool | None = Field(None, description="require (true) or refuse (false) TLS; empty: try it first")
     reconnect_seconds: float = Field(300.0, ge=0, description="how long a lost database connection is tried again, s")
     mongo_url: SecretStr | None = Field(None, description="mongodb://…; empty: embedded MongoDB")
@@ -65,16 +67,26 @@ class Settings(BaseModel):
         "auto", description="where objects are kept; auto: GridFS, or a folder where no mongod runs"
     )
     store_dir: Path | None = Field(None, description="folder of the folder store; empty: in the home")
-    mirror_datasets: bool = Field(True, description="put data files into the store at insertion, so that every node can fetch them")
+    mirror_datasets: bool = Field(
+        True, description="put data files into the store at insertion, so that every node can fetch them"
+    )
     dataset_dir: Path | None = Field(None, description="where data files lie; empty: in the home")
-    dataset_cache_dir: Path | None = Field(None, description="where data files are cached on the node; empty: in the home")
+    dataset_cache_dir: Path | None = Field(
+        None, description="where data files are cached on the node; empty: in the home"
+    )
     dataset_cache_bytes: int = Field(50 * 2**30, gt=0, description="limit of the node cache, bytes")
-    model_save_dir: Path | None = Field(None, description="where weights are written before they are uploaded; empty: in the home")
+    model_save_dir: Path | None = Field(
+        None, description="where weights are written before they are uploaded; empty: in the home"
+    )
     allowed_packages: tuple[str, ...] = Field((), description="package roots of one's own that rows may name")
-    code_dir: Path | None = Field(None, description="folder that one's own packages are imported from; empty: the working folder")
+    code_dir: Path | None = Field(
+        None, description="folder that one's own packages are imported from; empty: the working folder"
+    )
     num_workers: int = Field(0, ge=0, description="loader processes per training")
     device: str = Field("auto", description="torch device; auto: cuda where it is usable, else cpu")
-    torch_threads: int | None = Field(None, ge=1, description="torch threads per worker; empty: cores divided by worker processes")
+    torch_threads: int | None = Field(
+        None, ge=1, description="torch threads per worker; empty: cores divided by worker processes"
+    )
     worker_processes: int = Field(1, ge=1, description="worker processes on this machine that share its cores")
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -101,11 +113,19 @@ class Settings(BaseModel):
     @classmethod
     def _schema_name(cls, value: str) -> str:
         if value and not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", value):
-            raise ValueError("use lower-case letters, digits and underscores, starting with a letter, at most 31 characters")
+            raise ValueError(
+                "use lower-case letters, digits and underscores, starting with a letter, at most 31 characters"
+            )
         return value
 
     @classmethod
-    def load(cls, overrides: Mapping[str, Any] | None = None, *, config: Path | None = None, env: Mapping[str, str] = os.environ) -> Settings:
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        config: Path | None = None,
+        env: Mapping[str, str] = os.environ,
+    ) -> Settings:
         """The settings of this process.
 
         Parameters
@@ -119,13 +139,17 @@ class Settings(BaseModel):
             If a file cannot be read or a value is wrong; the message names the setting and where it came from.
         """
         layers: list[tuple[str, Mapping[str, Any]]] = [*_file_layers(config), *_environment_layers(env, cls)]
-        layers.append(("the command line", {name: value for name, value in (overrides or {}).items() if value is not None}))
+        layers.append(
+            ("the command line", {name: value for name, value in (overrides or {}).items() if value is not None})
+        )
         merged: dict[str, Any] = {}
         origin: dict[str, str] = {}
         for where, layer in layers:
             for name, value in layer.items():
                 if name not in cls.model_fields:
-                    raise ConfigurationError(f"{where} sets {name!r}, which is no setting; see `trainloom doctor --settings`")
+                    raise ConfigurationError(
+                        f"{where} sets {name!r}, which is no setting; see `trainloom doctor --settings`"
+                    )
                 merged[name], origin[name] = value, where
         try:
             return cls(**merged)
@@ -202,7 +226,13 @@ def _environment_layers(env: Mapping[str, str], cls: type[Settings]) -> Iterable
 
 def _file_layers(config: Path | None) -> Iterable[tuple[str, Mapping[str, Any]]]:
     folders = (SYSTEM_FOLDER, Path(LOCAL_FOLDER))
-    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir()) if path.suffix in FILE_SUFFIXES]
+    files = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix in FILE_SUFFIXES
+    ]
     if config is not None:
         files.append(config)
     for path in files:
@@ -215,9 +245,13 @@ def _read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise ConfigurationError(f"the settings file {path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the settings file {path} is not valid YAML; write one `name: value` per line") from error
+        raise ConfigurationError(
+            f"the settings file {path} is not valid YAML; write one `name: value` per line"
+        ) from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigurationError(f"the settings file {path} must hold `name: value` lines, not a {type(content).__name__}")
+        raise ConfigurationError(
+            f"the settings file {path} must hold `name: value` lines, not a {type(content).__name__}"
+        )
     return {str(name): value for name, value in content.items()}

@@ -51,7 +51,12 @@ class TrainingSpec:
 
     def classes(self) -> dict[str, type]:
         """Role to class, for provenance."""
-        named = {"dataset": self.dataset, "trainer": self.trainer, "optimizer": self.optimizer, "criterion": self.criterion}
+        named = {
+            "dataset": self.dataset,
+            "trainer": self.trainer,
+            "optimizer": self.optimizer,
+            "criterion": self.criterion,
+        }
         samplers = {f"{tier}_sampler": sampler.cls for tier, sampler in self.samplers.items()}
         return {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
 
@@ -108,7 +113,9 @@ def as_shape(value: Any) -> Any:
     return [as_shape(item) for item in value]
 
 
-def _components(table: ConfigTable, row: Mapping[str, Any], resolver: ClassResolver, notes: list[str]) -> dict[str, Component]:
+def _components(
+    table: ConfigTable, row: Mapping[str, Any], resolver: ClassResolver, notes: list[str]
+) -> dict[str, Component]:
     stored = table.read(row)
     components = {}
     for slot in table.slots:
@@ -118,6 +125,9 @@ def _components(table: ConfigTable, row: Mapping[str, Any], resolver: ClassResol
         signature = resolver.signature(module, name, slot.kind)
         complete = {**stored.complete[slot.params], **stored.run.get(slot.params, {})}
         params, lost = arguments(signature, complete, stored.sparse[slot.params])
-        notes.extend(f"{signature.label} has lost the parameter {parameter} since the row was inserted; it was at its default" for parameter in lost)
+        notes.extend(
+            f"{signature.label} has lost the parameter {parameter} since the row was inserted; it was at its default"
+            for parameter in lost
+        )
         components[slot.params] = Component(resolver.resolve(module, name, slot.kind), params)
     return components

@@ -34,18 +34,22 @@ def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dic
     keys = _pending(table, restrictions, options["priority"]) if reserve else _missing(table, restrictions)
     if order == "random":
         keys = _shuffled_within_priority(keys)
-    success, errors = 0, []
+    success, errors, taken = 0, [], 0
     limit = options["max_calls"]
     with _terminating_on_sigterm():
-        for _, key in _with_progress(keys[:limit], table, options["display_progress"]):
+        for _, key in _with_progress(keys, table, options["display_progress"]):
+            if taken == limit:
+                break
             if jobs is not None and not jobs.reserve(key):
-                continue
+                continue  # another worker was faster: that is no call of ours
+            taken += 1
+            logger.info("took %s", key, extra={"event": "taken", "key": key})
             try:
                 success += _finish(table, key, jobs, options["make_kwargs"] or {})
             except Exception as error:
                 if not options["suppress_errors"]:
                     raise
-                logger.error("%s", error)
+                logger.error("%s", _message(error), extra={"event": "failed", "key": key})
                 errors.append((key, error if options["return_exception_objects"] else _message(error)))
     return {"success_count": success, "error_list": errors}
 
@@ -82,8 +86,10 @@ def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, A
         if jobs is not None:
             release(jobs, key)
         raise
+    duration = time.monotonic() - started
     if jobs is not None:
-        jobs.complete(key, duration=time.monotonic() - started)
+        jobs.complete(key, duration=duration)
+    logger.info("made %s in %.1f s", key, duration, extra={"event": "made", "key": key, "duration": duration})
     return made
 
 
@@ -95,7 +101,9 @@ def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any]) -> int:
     computed = table.make_compute(dict(key), *fetched)
     with table.connection.transaction, _insertable(type(table)):
         if table.make_fetch(dict(key), **make_kwargs) != fetched:
-            raise PipelineError(f"the rows that {key} is made of changed while it was computed; its result was not written")
+            raise PipelineError(
+                f"the rows that {key} is made of changed while it was computed; its result was not written"
+            )
         table.make_insert(dict(key), *computed)
     return 1
 
@@ -150,7 +158,9 @@ def _shuffled_within_priority(keys: list[tuple[int, dict[str, Any]]]) -> list[tu
     return sorted(keys, key=lambda item: (item[0], chance.random()))
 
 
-def _with_progress(keys: list[tuple[int, dict[str, Any]]], table: Any, display: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+def _with_progress(
+    keys: list[tuple[int, dict[str, Any]]], table: Any, display: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
     if not display:
         return iter(keys)
     from tqdm import tqdm

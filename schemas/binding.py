@@ -59,7 +59,9 @@ class Prober(Protocol):
 class Runner(Protocol):
     """Trains tasks and reads results."""
 
-    def populate(self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]) -> dict[str, Any]:
+    def populate(
+        self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]
+    ) -> dict[str, Any]:
         """Make the missing rows of a computed table; see `TrainingResult.populate`."""
 
     def compute(self, key: Mapping[str, Any], spec: Mapping[str, Any], table: Any) -> Any:

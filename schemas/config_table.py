@@ -93,7 +93,9 @@ class ConfigTable(Connected):
                 raise InvalidRow(unknown_column(column, columns))
         if missing := missing_columns(row, self.required):
             raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
-        return {**self.defaults, **row}
+        params = {slot.params for slot in self.slots}
+        complete = {**self.defaults, **row}
+        return {column: value if column in params else self._field(column, value) for column, value in complete.items()}
 
     def _extra(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Columns that are computed rather than given; those named in `keyed_extra` become part of the key."""
@@ -107,7 +109,7 @@ class ConfigTable(Connected):
         parameter_columns = {slot.params for slot in self.slots}
         for column, value in row.items():
             if column not in parameter_columns:
-                fields[column] = self._field(column, value)
+                fields[column] = value
         for slot in self.slots:
             bound[slot.params] = self._bind(slot, row)
         return Identity(self.label, fields, bound)
@@ -125,7 +127,9 @@ class ConfigTable(Connected):
         module, name, params = row[slot.module], row[slot.name], row[slot.params]
         if slot.optional and not module and not name:
             if params:
-                raise InvalidRow(f"{slot.params} is given without {slot.name}; name the class or leave the parameters out")
+                raise InvalidRow(
+                    f"{slot.params} is given without {slot.name}; name the class or leave the parameters out"
+                )
             return Bound({}, {}, {})
         resolver = services(type(self).__name__).resolver
         signature = resolver.signature(module, name, slot.kind)

@@ -23,4 +23,6 @@ class NotConnected(SchemaError):
     """No session is open: call `from trainloom import connect; session = connect()` first."""
 
     def __init__(self, what: str = "This table") -> None:
-        super().__init__(f"{what} needs an open session: call `from trainloom import connect; session = connect()` first")
+        super().__init__(
+            f"{what} needs an open session: call `from trainloom import connect; session = connect()` first"
+        )

@@ -66,10 +66,18 @@ def _scalar(value: Any, path: str) -> Any:
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Rational):
         return _real(float(value), path)
     item = getattr(value, "item", None)
-    if callable(item) and getattr(value, "shape", None) == () and isinstance(converted := item(), bool | int | float | str):
+    if (
+        callable(item)
+        and getattr(value, "shape", None) == ()
+        and isinstance(converted := item(), bool | int | float | str)
+    ):
         return _plain(converted, path, 0)
-    hint = "; turn it into a list with .tolist()" if hasattr(value, "tolist") else "; use numbers, text, lists and dicts"
-    raise InvalidValue(f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be part of a key{hint}")
+    hint = (
+        "; turn it into a list with .tolist()" if hasattr(value, "tolist") else "; use numbers, text, lists and dicts"
+    )
+    raise InvalidValue(
+        f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be part of a key{hint}"
+    )
 
 
 def _text(value: str, path: str) -> str:
@@ -80,7 +88,9 @@ def _text(value: str, path: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidValue(f"{path} holds a lone surrogate, which a database cannot store; decode the text properly") from error
+        raise InvalidValue(
+            f"{path} holds a lone surrogate, which a database cannot store; decode the text properly"
+        ) from error
     if "\0" in value:
         raise InvalidValue(f"{path} holds a NUL character, which a database cannot store; remove it")
     return value

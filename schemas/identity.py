@@ -35,9 +35,7 @@ class Identity:
 
     def hashed(self, form: str) -> dict[str, Any]:
         """What is hashed, as a plain value."""
-        params = {
-            column: bound.sparse if form == "sparse" else bound.complete for column, bound in self.bound.items()
-        }
+        params = {column: bound.sparse if form == "sparse" else bound.complete for column, bound in self.bound.items()}
         return {"table": self.table, "form": form, "fields": self.fields, "params": params}
 
     def complete(self) -> dict[str, Any]:
@@ -75,7 +73,9 @@ class StoredText:
             hashed = content["hashed"]
             stored = cls(hashed["fields"], hashed["params"], content["complete"], content["run"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DamagedRow(f"the text of {table} {key[:8]} cannot be read; delete the row and insert it again") from error
+            raise DamagedRow(
+                f"the text of {table} {key[:8]} cannot be read; delete the row and insert it again"
+            ) from error
         if content_md5(hashed) != key or hashed.get("table") != table or not stored._consistent():
             raise DamagedRow(f"{table} {key[:8]} was changed after its insertion; delete the row and insert it again")
         return stored

@@ -143,11 +143,15 @@ def bind(signature: Signature, params: Mapping[str, Any], path: str, *, lenient:
 
 def _unknown(signature: Signature, name: str, path: str) -> str:
     close = difflib.get_close_matches(name, signature.defaults, 1)
-    hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(signature.defaults)) or 'no parameters'}"
+    hint = (
+        f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(signature.defaults)) or 'no parameters'}"
+    )
     return f"{path} has the unknown parameter {name!r}: {signature.label} does not take it; {hint}"
 
 
-def arguments(signature: Signature, complete: Mapping[str, Any], sparse: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def arguments(
+    signature: Signature, complete: Mapping[str, Any], sparse: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
     """Keyword arguments to build the class with, and the names left out because the class has lost them since.
 
     Raises

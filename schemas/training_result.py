@@ -94,7 +94,9 @@ class TrainingResult(Connected, dj.Computed):
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
-        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0):
+        if num_workers is not None and (
+            isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 0
+        ):
             raise InvalidRow(f"num_workers is the number of loader processes, 0 or more, not {num_workers!r}")
         self.directories = Directories(dataset_dir, dataset_cache_dir, model_save_dir)
         self.num_workers = num_workers
@@ -132,7 +134,9 @@ class TrainingResult(Connected, dj.Computed):
         if order not in ORDERS:
             raise InvalidRow(f"order is 'original' or 'random', not {order!r}")
         if processes != 1:
-            raise InvalidRow("populate trains in this process; start more workers with `trainloom worker --processes N`")
+            raise InvalidRow(
+                "populate trains in this process; start more workers with `trainloom worker --processes N`"
+            )
         options = {
             "suppress_errors": suppress_errors,
             "return_exception_objects": return_exception_objects,

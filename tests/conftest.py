@@ -18,7 +18,10 @@ import pytest
 MARIADBD = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
 BACKENDS = [
     "postgresql",
-    pytest.param("mariadb", marks=[pytest.mark.mariadb, pytest.mark.skipif(not MARIADBD, reason="no mariadbd: install mariadb-server")]),
+    pytest.param(
+        "mariadb",
+        marks=[pytest.mark.mariadb, pytest.mark.skipif(not MARIADBD, reason="no mariadbd: install mariadb-server")],
+    ),
 ]
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -116,7 +119,9 @@ def _drop(home: Any, project: str) -> None:
     from pipeline.services import MongoServer, PostgresServer
 
     address = PostgresServer(home).address
-    connection = psycopg2.connect(host=str(address.socket_dir), port=address.port, user=address.user, dbname=address.dbname)
+    connection = psycopg2.connect(
+        host=str(address.socket_dir), port=address.port, user=address.user, dbname=address.dbname
+    )
     connection.autocommit = True
     connection.cursor().execute(f'DROP SCHEMA IF EXISTS "{project}" CASCADE')
     connection.close()
@@ -126,7 +131,9 @@ def _drop(home: Any, project: str) -> None:
 
 
 @pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def backend(
+    request: pytest.FixtureRequest, project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> str:
     """The test runs once on PostgreSQL and once on MariaDB."""
     if request.param == "mariadb":
         monkeypatch.setenv("TRAINLOOM_DATABASE_URL", request.getfixturevalue("mariadb_url"))

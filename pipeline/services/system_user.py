@@ -7,7 +7,6 @@ import pwd
 import shutil
 import stat
 import subprocess
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +49,8 @@ def readable_copy(package: Path, libraries: Path, version: str) -> Path:
     inner = Path(package.parent.name) / package.name
     with _lock():
         if not target.exists():
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            temporary = target.with_name(f".{target.name}")
+            shutil.rmtree(temporary, ignore_errors=True)  # of somebody who was killed; we hold the lock
             ignore = shutil.ignore_patterns("include", "*.a", "pkgconfig")
             shutil.copytree(package, temporary / inner, ignore=ignore)
             shutil.copytree(libraries, temporary / libraries.name)
@@ -91,10 +91,16 @@ def _lock() -> Iterator[None]:
     """One change at a time below `SYSTEM_DIR`, by all homes of root."""
     from filelock import FileLock
 
-    home.SYSTEM_DIR.mkdir(parents=True, exist_ok=True)
-    home.SYSTEM_DIR.chmod(0o711)
-    with FileLock(home.SYSTEM_DIR / "lock", mode=0o600):
-        yield
+    try:
+        home.SYSTEM_DIR.mkdir(parents=True, exist_ok=True)
+        home.SYSTEM_DIR.chmod(0o711)
+        with FileLock(home.SYSTEM_DIR / "lock", mode=0o600):
+            yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"PostgreSQL refuses to run as root and {home.SYSTEM_DIR} cannot be prepared for another user ({error}); "
+            f"{_cure()}."
+        ) from error
 
 
 def _open_to_all(folder: Path) -> None:

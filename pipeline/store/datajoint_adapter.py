@@ -1,8 +1,8 @@
 """DataJoint's way into the store: the storage protocol `trainloom`.
 
 A store specification reads `{"protocol": "trainloom", "location": "<name>"}`; the name is the one under which the
-process has attached a store. DataJoint's paths end in the sha256 of the bytes they hold; what comes before it is ignored,
-so that the same content is one object however many tables name it.
+process has attached a store. DataJoint's paths end in the sha256 of the bytes they hold; what comes before is ignored, so
+that the same content is one object however many tables name it.
 """
 
 from __future__ import annotations

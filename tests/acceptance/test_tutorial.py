@@ -71,7 +71,10 @@ def test_the_tutorial_as_written(lab_session: Any, dataset_dir: Path, tmp_path: 
     assert dataset_config.insert_tuples(tuple_dicts_to_insert).new == []
 
     model_config.insert_tuples(
-        [dict(model_class_module_name="our_lab.model", model_class_name="Linear", model_class_params=dict(l2=l2)) for l2 in (0.0, 0.1)]
+        [
+            dict(model_class_module_name="our_lab.model", model_class_name="Linear", model_class_params=dict(l2=l2))
+            for l2 in (0.0, 0.1)
+        ]
     )
     training_config.insert_tuples(
         [
@@ -112,7 +115,9 @@ def test_the_tutorial_as_written(lab_session: Any, dataset_dir: Path, tmp_path: 
     assert training_result.populate(reserve_jobs=True, order="random") == {"success_count": 4, "error_list": []}
     assert training_result.populate(reserve_jobs=True, order="random") == {"success_count": 0, "error_list": []}
 
-    unregularised = (TrainingResult & (TrainingTask & (ModelConfig & {"model_config_md5_hash": _plain_model()}))).fetch("KEY")
+    unregularised = (TrainingResult & (TrainingTask & (ModelConfig & {"model_config_md5_hash": _plain_model()}))).fetch(
+        "KEY"
+    )
     for key in unregularised:
         row = (TrainingResult & key).fetch1()
         assert row["test_score"] < 1e-3

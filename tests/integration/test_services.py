@@ -348,7 +348,7 @@ def fake_mongod(folder: Path, script: str) -> Path:
     ("script", "sentence"),
     [
         (
-            "echo 'mongod: error while loading shared libraries: libcurl.so.4: cannot open shared object file' >&2; exit 127",
+            "echo 'error while loading shared libraries: libcurl.so.4: cannot open shared object' >&2; exit 127",
             r"libcurl\.so\.4.*apt-get install libcurl4",
         ),
         ("echo 'error while loading shared libraries: libssl.so.3: …' >&2; exit 127", "needs OpenSSL 3"),

@@ -18,8 +18,12 @@ from schemas.errors import InvalidValue
 from schemas.hashing import canonical_text, content_md5, plain
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
-SCALARS = st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8)
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**80), 2**80) | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=8
+)
 
 
 def same(a: object, b: object) -> bool:
@@ -50,7 +54,9 @@ def test_the_order_of_a_dict_does_not_count(value):
     assert content_md5(value) == content_md5(dict(reversed(value.items())))
 
 
-@pytest.mark.parametrize("values", [(1, 1.0, "1", True, None, [], {}, "", 0, 0.0, -0.0, False, "null", [1], [[1]], {"1": 1})])
+@pytest.mark.parametrize(
+    "values", [(1, 1.0, "1", True, None, [], {}, "", 0, 0.0, -0.0, False, "null", [1], [[1]], {"1": 1})]
+)
 def test_look_alikes_all_differ(values):
     assert len({content_md5(value) for value in values}) == len(values)
 

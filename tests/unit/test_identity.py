@@ -104,7 +104,7 @@ def test_rows_are_never_mixed_up_whatever_defaults_do(history):
         assert table.insert(**wanted) == key
 
 
-@pytest.mark.parametrize(("old", "new"), [('"hashed":{', '"hashed":{"x":1,'), ('"a":3', '"a":4'), ('{', '')])
+@pytest.mark.parametrize(("old", "new"), [('"hashed":{', '"hashed":{"x":1,'), ('"a":3', '"a":4'), ("{", "")])
 def test_a_changed_text_is_noticed(old, new):
     table = Table(a=1)
     key = table.insert(a=3)

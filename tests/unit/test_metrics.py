@@ -87,6 +87,14 @@ def test_units_whose_target_is_constant_do_not_count():
     assert math.isnan(value("correlation", (output[:, 1:], target[:, 1:])))
 
 
+def test_a_constant_is_recognised_in_spite_of_rounding():
+    constant = torch.full((11, 1), 0.1, dtype=torch.float64)
+    output = torch.arange(11, dtype=torch.float64).unsqueeze(1)
+    batches = list(zip(output.split([5, 6]), constant.split([5, 6]), strict=True))
+    assert math.isnan(value("correlation", *batches))
+    assert math.isnan(value("explained_variance", *batches))
+
+
 def test_a_constant_output_correlates_with_nothing():
     target = torch.tensor([[1.0, 1.0], [2.0, 2.0]])
     output = torch.tensor([[0.1, 1.0], [0.1, 2.0]])

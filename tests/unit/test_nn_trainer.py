@@ -257,6 +257,7 @@ def test_the_selected_value_chooses_the_best_epoch_and_is_the_score(tmp_path, se
     )
     trainer.train()
     assert trainer.best_epoch == best_epoch
+    assert trainer.model.factor.item() == [2.0, 2.5][best_epoch]
     assert trainer.test_score == pytest.approx(score, nan_ok=True)
     assert trainer.test_score is trainer.test_metrics[selection]
     assert list(trainer.test_metrics) == ["loss", "explained_variance", "mae"]
@@ -289,6 +290,14 @@ def test_the_best_epoch_is_the_first_of_the_smallest_finite_losses(tmp_path, los
     trainer.__class__ = Scripted
     trainer.train()
     assert trainer.best_epoch == best_epoch
+
+
+def test_of_equal_metrics_the_earlier_epoch_is_kept(tmp_path):
+    changes = {"metrics": ["correlation"], "selection": "correlation", "optimizer_class_params": {"lr": 0.0}}
+    trainer = scale_trainer(tmp_path, **changes)
+    trainer.train()
+    assert trainer.validation_metric_history["correlation"] == [pytest.approx(1.0)] * 2
+    assert trainer.best_epoch == 0
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path):

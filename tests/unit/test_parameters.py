@@ -12,7 +12,9 @@ from schemas.parameters import arguments, bind, signature_of
 class Model:
     run_params = frozenset({"verbose"})
 
-    def __init__(self, input_shape, output_shape, width, *, depth=2, sizes=(1, 2), loss=torch.nn.functional.relu, verbose=0):
+    def __init__(
+        self, input_shape, output_shape, width, *, depth=2, sizes=(1, 2), loss=torch.nn.functional.relu, verbose=0
+    ):
         pass
 
 
