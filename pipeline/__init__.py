@@ -1,1 +1,2 @@
-"""What puts the parts together: settings, home, services, connection, session, runner, worker, store, results, command line."""
+"""What puts the parts together: settings, home, services, connection, session, runner, worker, store, results, command
+line."""

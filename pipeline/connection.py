@@ -26,11 +26,12 @@ REFUSED_CODES = frozenset({1044, 1045, 1049, 1698})
 
 
 class HealingConnection(dj.Connection):
-    """Notices a lost connection before and after each statement, reconnects with growing delay, and runs the statement again, but never inside a
+    """Notices a lost connection before and after each statement, reconnects with growing delay, and runs the statement
+    again, but never inside a
     transaction: there it raises, since what came before in the transaction is lost.
 
-    DataJoint itself does not notice a lost connection to PostgreSQL: psycopg2's error carries no code there. A forked child opens
-    its own connection; the parent's socket is left alone. Not for use by several threads.
+    DataJoint itself does not notice a lost connection to PostgreSQL: psycopg2's error carries no code there. A forked
+    child opens its own connection; the parent's socket is left alone. Not for use by several threads.
     """
 
     def __init__(self, *args: Any, reconnect_seconds: float = 300.0, **kwargs: Any) -> None:

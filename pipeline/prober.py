@@ -62,7 +62,8 @@ class DatasetProber:
         for tier in TIERS:
             if shapes[tier] != shapes["validation"]:
                 raise InvalidRow(
-                    f"{row['dataset_file_name']} has examples of shapes {shapes[tier]} in the tier {tier} but {shapes['validation']} in validation; "
+                    f"{row['dataset_file_name']} has examples of shapes {shapes[tier]} in the tier {tier} but "
+                    f"{shapes['validation']} in validation; "
                     "all tiers must have the same shapes"
                 )
         additional = self._additional(tiers["validation"])
@@ -73,7 +74,7 @@ class DatasetProber:
 
     def _path(self, row: Mapping[str, Any], directories: Directories) -> Path:
         folder = Path(directories.dataset_dir) if directories.dataset_dir is not None else self._dataset_dir
-        path = folder / row["dataset_file_name"]
+        path: Path = folder / row["dataset_file_name"]
         if ".." in Path(row["dataset_file_name"]).parts or Path(row["dataset_file_name"]).is_absolute():
             raise InvalidRow(
                 f"dataset_file_name {row['dataset_file_name']!r} must lie below dataset_dir; give a relative name"
@@ -135,13 +136,14 @@ class DatasetProber:
             return len(dataset)
         cls = self._resolver.resolve(row[f"{tier}_sampler_module_name"], name, "sampler")
         try:
-            return len(cls(dataset, **row[f"{tier}_sampler_class_params"]))  # type: ignore[call-arg,arg-type]
+            return len(cls(dataset, **row[f"{tier}_sampler_class_params"]))
         except Exception as error:
             raise InvalidRow(f"{tier}_sampler_class_params: {cls.__qualname__} cannot be built: {error}") from error
 
 
 def shape_of(value: Any) -> Any:
-    """The shape of an example: a list of int, [] for numbers; lists, tuples and dicts of values give lists and dicts of shapes."""
+    """The shape of an example: a list of int, [] for numbers; lists, tuples and dicts of values give lists and
+    dicts of shapes."""
     shape = getattr(value, "shape", None)
     if shape is not None:
         return [int(size) for size in shape]

@@ -64,7 +64,8 @@ def _read(file: str, mtime_ns: int, size: int) -> str:
 
 
 def git_state(folder: Path) -> tuple[str, str]:
-    """Commit and whether the work tree differs from it ("yes", "no", "unknown"); no commit outside a repository or without git."""
+    """Commit and whether the work tree differs from it ("yes", "no", "unknown"); no commit outside a repository or
+    without git."""
     head = _git(folder, "rev-parse", "HEAD")
     if head is None:
         return "", "unknown"

@@ -52,7 +52,8 @@ class ClassResolver:
         Raises
         ------
         UnresolvedClass
-            If the module is outside the allow-list, does not exist or fails to import, or the class is not of its kind's contract.
+            If the module is outside the allow-list, does not exist or fails to import, or the class is not of its
+            kind's contract.
         """
         _check_names(module, name, kind)
         return self._resolve(module, name, kind)
@@ -85,7 +86,8 @@ class ClassResolver:
             )
         if root not in self.allowed:
             raise UnresolvedClass(
-                f"{what} is outside the allowed packages ({', '.join(self.allowed)}); add {root} to TRAINLOOM_ALLOWED_PACKAGES if you trust it"
+                f"{what} is outside the allowed packages ({', '.join(self.allowed)}); add {root} to "
+                "TRAINLOOM_ALLOWED_PACKAGES if you trust it"
             )
         if root in OWN_ROOTS:
             _check_not_shadowed(root)
@@ -125,7 +127,8 @@ def _check_not_shadowed(root: str) -> None:
     origin = Path(spec.origin).resolve() if spec and spec.origin else None
     if origin is None or origin.parent.parent != DISTRIBUTION:
         raise UnresolvedClass(
-            f"the package {root} at {origin} hides the one of trainloom at {DISTRIBUTION / root}; rename it or change the working folder"
+            f"the package {root} at {origin} hides the one of trainloom at {DISTRIBUTION / root}; rename it or change "
+            "the working folder"
         )
 
 

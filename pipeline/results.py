@@ -1,4 +1,4 @@
-"""Finished results as rows: everything that a task is made of and every metric, in one join; histories are never fetched."""
+"""Finished results as rows: all that a task is made of and every metric, in one join; histories are never fetched."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import datajoint as dj
 from datajoint.errors import LostConnectionError
+from datajoint.expression import QueryExpression
 
 from schemas.dataset_config import DatasetConfig
 from schemas.model_config import ModelConfig
@@ -68,8 +69,9 @@ class Results:
             hidden.add(table.text_column)
         joined = joined.proj(..., **{alias: f"coalesce({column})" for alias, column in ALIASES.items()})
         directions = _directions()
+        taken = {*joined.heading.names, *SUMMARIES}
         metrics = {
-            _metric_column(name, joined.heading.names): name for name in directions if SAFE_METRIC.fullmatch(name)
+            f"metric_{name}" if name in taken else name: name for name in directions if SAFE_METRIC.fullmatch(name)
         }
         if metrics:
             joined = joined * _pivot(metrics)
@@ -89,6 +91,10 @@ class Results:
         """A restriction as DataJoint takes it; ``"column=value"`` needs no quotes, other text is SQL."""
         if isinstance(where, dj.AndList):
             return dj.AndList([self.condition(part) for part in where])
+        if isinstance(where, type) and issubclass(where, QueryExpression):
+            where = where()
+        if isinstance(where, QueryExpression):
+            return where.proj()  # by its key: DataJoint refuses to compare json columns
         match = EQUALITY.fullmatch(where) if isinstance(where, str) else None
         if match is None:
             return where
@@ -106,13 +112,14 @@ class Results:
         """The rows that fulfil a restriction, with the columns that the given ones are made of."""
         needed = {part for column in columns for part in SUMMARIES.get(column, (column.partition(".")[0],))}
         condition = self.condition(where)
+        named = repr(where) if isinstance(where, str | Mapping) else f"of type {type(where).__name__}"
         try:
             rows: list[dict[str, Any]] = (self.query & condition).proj(*sorted(needed)).to_dicts()
         except LostConnectionError:
             raise
         except Exception as error:  # what is raised for a condition that the server refuses depends on the backend
             raise ResultsError(
-                f"the filter {where!r} cannot be used: {first_line(error)}; "
+                f"the filter {named} cannot be used: {first_line(error)}; "
                 f"write column=value or an SQL condition on {', '.join(self.columns)}"
             ) from error
         return rows
@@ -130,8 +137,9 @@ def leaderboard(metric: str = "accuracy", limit: int | None = None, restriction:
     Returns
     -------
     list of dict
-        ``task`` (key), ``dataset`` (file), ``model`` (class), ``model_params`` (those that differ from their defaults), ``training``, ``seed``,
-        the metric, ``test_score``, ``epochs``, ``duration`` (s), ``parameter_count``, ``model_save_path`` and ``utc_insert_time``.
+        ``task`` (key), ``dataset`` (file), ``model`` (class), ``model_params`` (those that differ from their defaults),
+        ``training``, ``seed``, the metric, ``test_score``, ``epochs``, ``duration`` (s), ``parameter_count``,
+        ``model_save_path`` and ``utc_insert_time``.
 
     Raises
     ------
@@ -156,8 +164,11 @@ def find_results(
     ----------
     where : a DataJoint restriction, in which text such as ``"model=SimpleMLP"`` needs no quotes.
     sort : column or metric; newest first by default.
-    columns : what to return; ``optimizer_class_params.lr`` reaches into a json column. By default those of `leaderboard` and every metric.
-    descending : by default a metric's best comes first, and other columns ascend. Rows without a value come last either way.
+    columns : what to return; ``optimizer_class_params.lr`` reaches into a json column. By default those of
+        `leaderboard` and every metric.
+    limit : how many rows at most.
+    descending : by default a metric's best comes first, and other columns ascend. Rows without a value come last either
+        way.
 
     Raises
     ------
@@ -186,10 +197,6 @@ def _directions() -> dict[str, str]:
     return {row["metric_name"]: row["metric_direction"] for row in sorted(counted, key=lambda row: row["count"])}
 
 
-def _metric_column(name: str, taken: Iterable[str]) -> str:
-    return f"metric_{name}" if name in {*taken, *SUMMARIES} else name
-
-
 def _pivot(metrics: dict[str, str]) -> Any:
     """One row per result with a column for each metric (column to name)."""
     cases = {column: f"max(case when metric_name='{name}' then metric_value end)" for column, name in metrics.items()}
@@ -197,7 +204,10 @@ def _pivot(metrics: dict[str, str]) -> Any:
 
 
 def _best_is_highest(results: Results, key: str, rows: list[dict[str, Any]]) -> bool:
-    """Whether the best value of a column is its highest. A test score has the direction of what its trainer selected by, the loss by default."""
+    """Whether the best value of a column is its highest.
+
+    A test score has the direction of what its trainer selected the best model by: the loss, where it says nothing else.
+    """
     if key != "test_score":
         return results.directions.get(key) == "max"
     selected = Counter(str(row["trainer_class_params"].get("selection", "loss")) for row in rows)

@@ -112,7 +112,8 @@ class TaskRunner:
         )
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
-        """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is closed."""
+        """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
+        closed."""
         address = spec["result"]["model_save_path"]
         training = read_spec(spec, self._resolver)
         if not address:
@@ -138,7 +139,7 @@ class TaskRunner:
                 dataset,
                 tier=tier,
                 batch_size=training.batch_size,
-                sampler=sampler.cls(dataset, **sampler.params) if sampler else None,  # type: ignore[call-arg]
+                sampler=sampler.cls(dataset, **sampler.params) if sampler else None,
                 num_workers=workers,
                 seed=training.seed,
             )
@@ -160,7 +161,8 @@ class TaskRunner:
         return training.trainer.cls(**given, **self._offered(training), **training.trainer.params)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from `dataset_dir` directly."""
+        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
+        `dataset_dir` directly."""
         name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
         own = getattr(training.dataset.cls, "fingerprint", None)
         if own is None:
@@ -169,7 +171,8 @@ class TaskRunner:
             ]
         if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
             raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as a new dataset configuration"
+                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
+                "a new dataset configuration"
             )
         return folders.dataset_dir
 
@@ -209,7 +212,8 @@ def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Pat
 
 
 def _format_of(path: Path) -> str:
-    """The format of a weights file, by its first bytes: a safetensors file begins with the size of a JSON header, torch.save's is a zip."""
+    """The format of a weights file, by its first bytes: a safetensors file begins with the size of a JSON header,
+    torch.save's is a zip."""
     with path.open("rb") as file:
         head = file.read(9)
     if head.startswith(b"PK"):
@@ -218,7 +222,8 @@ def _format_of(path: Path) -> str:
 
 
 def _score(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:
-    """The test score, NULL if not finite, and the rows of metrics; a trainer that scored nothing is asked to evaluate."""
+    """The test score, NULL if not finite, and the rows of metrics; a trainer that scored nothing is asked to
+    evaluate."""
     score = getattr(trainer, "test_score", None)
     if score is None:
         trainer.load_best_performing_model()

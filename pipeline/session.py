@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas import binding, project, schema, stored_blob  # noqa: F401
-from schemas import dataset_config, model_config, training_config, training_result, training_task  # noqa: F401  (tables to activate)
+from schemas import (  # noqa: F401  # noqa: F401  (tables to activate)
+    binding,
+    dataset_config,
+    model_config,
+    project,
+    schema,
+    stored_blob,
+    training_config,
+    training_result,
+    training_task,
+)
 
 from .connection import HealingConnection, open_connection
 from .errors import ConfigurationError, SessionError
@@ -141,7 +150,8 @@ def _home(settings: Settings, create: bool) -> Home | None:
         return found
     if needed and IN_POD.exists():
         raise ConfigurationError(
-            "this pod has no database_url or mongo_url; set TRAINLOOM_DATABASE_URL and TRAINLOOM_MONGO_URL from a secret"
+            "this pod has no database_url or mongo_url; set TRAINLOOM_DATABASE_URL and TRAINLOOM_MONGO_URL from a "
+            "secret"
         )
     if not create:
         raise ConfigurationError(
@@ -154,9 +164,9 @@ def _home(settings: Settings, create: bool) -> Home | None:
 
 def _folders(settings: Settings, home: Home | None) -> Folders:
     chosen = {
-        "dataset_dir": settings.dataset_dir or (home and home.dataset_dir),
-        "dataset_cache_dir": settings.dataset_cache_dir or (home and home.cache_dir),
-        "model_save_dir": settings.model_save_dir or (home and home.model_dir),
+        "dataset_dir": settings.dataset_dir or (home.dataset_dir if home else None),
+        "dataset_cache_dir": settings.dataset_cache_dir or (home.cache_dir if home else None),
+        "model_save_dir": settings.model_save_dir or (home.model_dir if home else None),
     }
     missing = [name for name, path in chosen.items() if path is None]
     if missing:
@@ -180,7 +190,8 @@ def _embedded_database(home: Home | None) -> Database:
 
 
 def external_store_spec(settings: Settings) -> dict[str, Any]:
-    """DataJoint's description of the store for blobs; one that the user put into ``dj.config['stores']`` comes first."""
+    """DataJoint's description of the store for blobs; one that the user put into ``dj.config['stores']`` comes
+    first."""
     import datajoint as dj
 
     own = dict(dj.config.stores).get(EXTERNAL_STORE)
@@ -200,7 +211,8 @@ def _activate(settings: Settings, connection: HealingConnection, home: Home | No
     stored = project.Project().fetch1("tables_version")
     if stored != project.VERSION:
         raise ConfigurationError(
-            f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; use the release that made them"
+            f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; "
+            "use the release that made them"
         )
 
 
@@ -217,7 +229,8 @@ def _declared(settings: Settings, connection: HealingConnection) -> bool:
 
 
 def _write_project(settings: Settings, home: Home | None) -> None:
-    """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still recognised."""
+    """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still
+    recognised."""
     own = (
         uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name)
         if home is not None and settings.database is None
@@ -238,7 +251,8 @@ def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iter
         connection.query("SELECT pg_advisory_lock(hashtext(%s))", args=(name,))
     elif not connection.query("SELECT GET_LOCK(%s, %s)", args=(name, DECLARATION_WAIT)).fetchone()[0]:
         raise SessionError(
-            f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try again"
+            f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try "
+            "again"
         )
     try:
         yield
@@ -313,7 +327,8 @@ def _compare_project(database: Callable[[], Any], url: str, settings: Settings, 
         raise ConfigurationError(f"MongoDB at {without_password(url)} cannot be used: {error}") from error
     if theirs != project_id:
         raise ConfigurationError(
-            f"the store at {without_password(url)} belongs to another project than the tables of {settings.schema_name}; "
+            f"the store at {without_password(url)} belongs to another project than the tables of "
+            f"{settings.schema_name}; "
             "correct mongo_url, mongo_database or project"
         )
 

@@ -24,7 +24,12 @@ class State(StrEnum):
 
 TASK_KEY = "training_task_md5_hash"
 # A task that nobody has put into the job table yet is pending as well; workers put it there.
-STATE = f"CASE WHEN r.{TASK_KEY} IS NOT NULL THEN 'finished' ELSE COALESCE(j.status, 'pending') END"
+JOB_STATES = (State.RESERVED, State.ERROR, State.IGNORE)
+STATE = (
+    f"CASE WHEN r.{TASK_KEY} IS NOT NULL THEN '{State.FINISHED}' "
+    + " ".join(f"WHEN j.status = '{state}' THEN '{state}'" for state in JOB_STATES)
+    + f" ELSE '{State.PENDING}' END"
+)
 
 
 def count(tasks: Any = None) -> dict[str, int]:

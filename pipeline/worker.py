@@ -26,7 +26,8 @@ SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql":
 
 
 def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Make the missing rows of a computed table, one key at a time; parameters and return value as DataJoint's `populate`."""
+    """Make the missing rows of a computed table, one key at a time; parameters and return value as DataJoint's
+    `populate`."""
     reserve = options["reserve_jobs"]
     jobs = table.jobs if reserve else None
     if reserve and options["refresh"] is not False:
@@ -66,14 +67,16 @@ def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
     picked = ", ".join(quote(name) for name in jobs.primary_key)
     verb, suffix = SKIP_DUPLICATES[adapter.backend]
     connection.query(
-        f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM ({missing.make_sql()}) AS missing{suffix}"
+        f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
+        f"({missing.make_sql()}) AS missing{suffix}"
     )
 
 
 def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, Any]) -> int:
     """Make one key and settle its job; 1 if a row was made, 0 if it was there already.
 
-    An exception leaves the job as `error` with its traceback. An interrupt gives it back as `pending`: nothing was wrong with the task.
+    An exception leaves the job as `error` with its traceback. An interrupt gives it back as `pending`: nothing was
+    wrong with the task.
     """
     started = time.monotonic()
     try:
@@ -94,7 +97,8 @@ def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, A
 
 
 def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any]) -> int:
-    """The three parts of `make`: nothing is locked while the second one runs, and the first is read again before the third."""
+    """The three parts of `make`: nothing is locked while the second one runs, and the first is read again before
+    the third."""
     if key in table:
         return 0
     fetched = table.make_fetch(dict(key), **make_kwargs)
@@ -123,7 +127,8 @@ def release(jobs: Any, key: dict[str, Any]) -> None:
     quote = jobs.connection.adapter.quote_identifier
     jobs.connection.query(
         f"UPDATE {jobs.full_table_name} SET {quote('status')}='pending', {quote('reserved_time')}=NULL "
-        f"WHERE {make_condition(jobs, key, set())} AND {quote('status')}='reserved' AND {quote('host')}=%s AND {quote('pid')}=%s",
+        f"WHERE {make_condition(jobs, key, set())} AND {quote('status')}='reserved' AND {quote('host')}=%s AND "
+        f"{quote('pid')}=%s",
         args=(platform.node(), os.getpid()),
     )
 
@@ -138,9 +143,10 @@ def storable(text: str) -> str:
 
 
 def _pending(table: Any, restrictions: tuple[Any, ...], priority: int | None) -> list[tuple[int, dict[str, Any]]]:
-    query = table.jobs.pending & "scheduled_time <= CURRENT_TIMESTAMP(3)"
-    if restrictions:
-        query = query.restrict(table._jobs_to_do(restrictions), semantic_check=False)
+    # Restricted to the keys that exist: the job of a task that was deleted must not run.
+    query = (table.jobs.pending & "scheduled_time <= CURRENT_TIMESTAMP(3)").restrict(
+        table._jobs_to_do(restrictions), semantic_check=False
+    )
     if priority is not None:
         query = query & f"priority <= {int(priority)}"
     rows = query.proj("priority", "scheduled_time").to_dicts(order_by="priority ASC, scheduled_time ASC")
@@ -149,7 +155,7 @@ def _pending(table: Any, restrictions: tuple[Any, ...], priority: int | None) ->
 
 def _missing(table: Any, restrictions: tuple[Any, ...]) -> list[tuple[int, dict[str, Any]]]:
     todo = table._jobs_to_do(restrictions) - table.proj()
-    return [(0, key) for key in todo.keys()]
+    return [(0, key) for key in todo.proj().to_dicts()]
 
 
 def _shuffled_within_priority(keys: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
@@ -163,9 +169,9 @@ def _with_progress(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     if not display:
         return iter(keys)
-    from tqdm import tqdm
+    from rich.progress import track
 
-    return iter(tqdm(keys, desc=type(table).__name__))
+    return iter(track(keys, description=type(table).__name__))
 
 
 @contextmanager

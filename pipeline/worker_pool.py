@@ -9,6 +9,7 @@ import platform
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,7 +55,8 @@ class Event:
 
     Attributes
     ----------
-    kind : a task was ``taken``, ``made`` or ``failed``; ``log`` is a line of the log; ``broken`` says that the process itself cannot go on.
+    kind : a task was ``taken``, ``made`` or ``failed``; ``log`` is a line of the log; ``broken`` says that the process
+        itself cannot go on.
     message : text for people; empty where the kind says all.
     key : the task's primary key, empty where no task is concerned.
     """
@@ -73,8 +75,9 @@ class _Worker:
 class WorkerPool:
     """Processes that each run `TrainingResult.populate` until nothing is left.
 
-    They are spawned, since a forked child shares its parent's connection, and are no daemons, since they start loader processes. They leave
-    SIGINT to this process and end on SIGTERM, giving back the job they hold; they do the same when this process dies.
+    They are spawned, since a forked child shares its parent's connection, and are no daemons, since they start loader
+    processes. They leave SIGINT to this process and end on SIGTERM, giving back the job they hold; they do the same
+    when this process dies.
     """
 
     def __init__(self, settings: Settings, count: int, assignment: Assignment) -> None:
@@ -85,7 +88,8 @@ class WorkerPool:
     def run(self, report: Callable[[Event], None]) -> int:
         """Train until nothing is left; a session must be open. Returns the exit code: 0, or the worst of the processes.
 
-        KeyboardInterrupt and SystemExit stop all processes and are raised again when these have ended; a second one kills them.
+        KeyboardInterrupt and SystemExit stop all processes and are raised again when these have ended; a second one
+        kills them.
         """
         try:
             self._start()
@@ -120,14 +124,15 @@ class WorkerPool:
 
     @staticmethod
     def _settle(worker: _Worker, report: Callable[[Event], None]) -> int:
-        """The exit code of a process that has ended; the job of one that died is set aside, as nobody else knows of it."""
+        """The exit code of a process that has ended; the job of one that died becomes an error: nobody else knows of it."""
         code = worker.process.exitcode
         assert code is not None, "it was joined"
         if code >= 0:
             return code
-        message = f"the worker process died of {signal.Signals(-code).name}; see the system's log (was there not enough memory?)"
-        _set_aside(worker.process.pid, "error", message)
-        report(Event("broken", f"process {worker.process.pid}: {message}"))
+        died = f"the worker process {worker.process.pid} died of {signal.Signals(-code).name}"
+        message = f"{died}; see the system's log (was there not enough memory?)"
+        _settle_job(worker.process.pid, "error", message)
+        report(Event("broken", message))
         return FAILED
 
     def _stop(self, report: Callable[[Event], None]) -> None:
@@ -139,13 +144,13 @@ class WorkerPool:
                 while (event := _received(worker.channel)) is not None:
                     report(event)
                 worker.process.join()
-                _set_aside(worker.process.pid, "pending", "")
+                _settle_job(worker.process.pid, "pending", "")
                 del self._workers[0]
         except BaseException:
             for worker in self._workers:
                 worker.process.kill()
                 worker.process.join()
-                _set_aside(worker.process.pid, "pending", "")
+                _settle_job(worker.process.pid, "pending", "")
             raise
 
 
@@ -169,12 +174,12 @@ def _received(channel: Connection) -> Event | None:
     return event
 
 
-def _set_aside(pid: int | None, status: Literal["error", "pending"], message: str) -> None:
+def _settle_job(pid: int | None, status: Literal["error", "pending"], message: str) -> None:
     """Settle the job that a process of this machine held when it died."""
     jobs = TrainingResult().jobs
     quote = jobs.connection.adapter.quote_identifier
     jobs.connection.query(
-        f"UPDATE {jobs.full_table_name} SET {quote('status')}=%s, {quote('error_message')}=%s, {quote('completed_time')}=NULL "
+        f"UPDATE {jobs.full_table_name} SET {quote('status')}=%s, {quote('error_message')}=%s "
         f"WHERE {quote('status')}='reserved' AND {quote('host')}=%s AND {quote('pid')}=%s",
         args=(status, storable(message), platform.node(), pid),
     )
@@ -198,10 +203,8 @@ class _ChannelHandler(logging.Handler):
 
 
 def _send(channel: Connection, event: Event) -> None:
-    try:
+    with suppress(OSError):  # the parent has gone: nobody listens, and `_follow_parent` ends this process
         channel.send(event)
-    except OSError:
-        pass  # the parent has gone: nobody listens, and `_follow_parent` ends this process
 
 
 def _work(settings: Settings, assignment: Assignment, channel: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# DataJoint reads both at its import: a stray configuration file of another project must not leak in, and standard output
-# belongs to the results of commands, not to log lines.
+# DataJoint reads both at its import: a stray configuration file of another project must not leak in, and standard
+# output belongs to the results of commands, not to log lines.
 os.environ.setdefault("DJ_IGNORE_CONFIG_FILE", "true")
 os.environ.setdefault("DJ_LOG_STREAM", "stderr")

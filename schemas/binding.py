@@ -16,7 +16,8 @@ class Probe:
 
     Attributes
     ----------
-    input_shape, output_shape : list of int without the batch dimension; for several inputs or targets a list or dict of such lists.
+    input_shape, output_shape : list of int without the batch dimension; for several inputs or targets a list or dict of
+        such lists.
     additional_model_params : parameters the dataset hands to every model.
     example_counts : tier to the number of examples one epoch draws.
     """

@@ -34,7 +34,8 @@ class ClassSlot:
 
 
 def class_slot(prefix: str, kind: str, *, optional: bool = False, lenient: tuple[str, ...] = ()) -> ClassSlot:
-    """The slot ``<prefix>_class_module_name``, ``<prefix>_class_name``, ``<prefix>_class_params``; samplers drop the first ``_class``."""
+    """The slot ``<prefix>_class_module_name``, ``<prefix>_class_name``, ``<prefix>_class_params``; samplers drop
+    the first ``_class``."""
     module = f"{prefix}_module_name" if kind == "sampler" else f"{prefix}_class_module_name"
     return ClassSlot(module, f"{prefix}_class_name", f"{prefix}_class_params", kind, optional, lenient)
 
@@ -44,7 +45,8 @@ class ConfigTable(Connected):
 
     Attributes
     ----------
-    key_column, text_column : the md5 key, and a json column ``{"text": canonical text}``: inside json only text keeps every number.
+    key_column, text_column : the md5 key, and a json column ``{"text": canonical text}``: inside json only text keeps
+        every number.
     slots : the classes a row names.
     required : columns a row must have, in their documented order.
     defaults : values of columns a row may leave out.
@@ -204,7 +206,8 @@ class ConfigTable(Connected):
         run = {column: bound.run for column, bound in identity.bound.items() if bound.run}
         if run and run != stored.run:
             logger.warning(
-                "the row %s is already there with other run parameters (%s); it keeps %s, since run parameters do not make a new row",
+                "the row %s is already there with other run parameters (%s); it keeps %s, since run parameters do not "
+                "make a new row",
                 key[:8],
                 run,
                 stored.run,

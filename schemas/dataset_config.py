@@ -21,7 +21,8 @@ TIERS = ("train", "validation", "test")
 class DatasetConfig(ConfigTable, dj.Manual):
     """A dataset: its file, the class that reads it, the samplers of its tiers, and what the class says of the data.
 
-    `dataset_dir` is where data files lie and `dataset_cache_dir` where they are cached; the session's settings by default.
+    `dataset_dir` is where data files lie and `dataset_cache_dir` where they are cached; the session's settings by
+    default.
     """
 
     definition = """

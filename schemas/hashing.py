@@ -1,7 +1,8 @@
 """Keys: md5 of a canonical text, so that different content never shares a key and equal content always does.
 
-The canonical text is JSON with sorted keys, no spaces and ASCII only. JSON itself tags the types: ``1``, ``1.0``, ``"1"``, ``true``,
-``null``, ``[]``, ``{}`` and ``""`` all read differently, and Python's shortest ``repr`` of a float reads back to the same bits.
+The canonical text is JSON with sorted keys, no spaces and ASCII only. JSON itself tags the types: ``1``, ``1.0``,
+``"1"``, ``true``, ``null``, ``[]``, ``{}`` and ``""`` all read differently, and Python's shortest ``repr`` of a float
+reads back to the same bits.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def _plain(value: Any, path: str, depth: int) -> Any:
 
 
 def _scalar(value: Any, path: str) -> Any:
-    """Subclasses of the plain types and NumPy scalars, which register with `numbers` but are not exactly int or float."""
+    """Subclasses of the plain types and NumPy scalars, which register with `numbers` but are not exactly int or
+    float."""
     if isinstance(value, str):
         return _text(str.__str__(value), path)
     if isinstance(value, int):

@@ -1,7 +1,8 @@
-"""Which row a configuration is: the key of a new one, or the existing row that holds the same complete set of parameters.
+"""Which row a configuration is: the key of a new one, or the existing row that holds the same complete set of
+parameters.
 
-The key hashes the parameters that differ from their defaults (the *sparse* form). Where a default has changed since, the row under that
-key holds other values; then the complete set is hashed instead (the *complete* form).
+The key hashes the parameters that differ from their defaults (the *sparse* form). Where a default has changed since,
+the row under that key holds other values; then the complete set is hashed instead (the *complete* form).
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class Known:
     """The stored rows that name the same classes, indexed by what they mean today."""
 
     def __init__(self, table: str, texts: Mapping[str, str], recorded: RecordedToday) -> None:
-        """`texts`: key to text of the stored rows; `recorded`: a column of parameters and a row's fields to today's defaults."""
+        """`texts`: key to text of the stored rows; `recorded`: a column of parameters and a row's fields to
+        today's defaults."""
         self._recorded = recorded
         self.rows = {key: StoredText.read(key, text, table) for key, text in texts.items()}
         self._by_content: dict[str, str] = {}
@@ -105,7 +107,8 @@ class Known:
         return text_of([fields, filled])
 
     def find(self, identity: Identity) -> tuple[str, str, bool]:
-        """The key of a configuration, the text to store with it, and whether a changed default made the complete form necessary."""
+        """The key of a configuration, the text to store with it, and whether a changed default made the
+        complete form necessary."""
         sparse_key, sparse_text = identity.row("sparse")
         if not self.rows:
             return sparse_key, sparse_text, False
@@ -120,7 +123,8 @@ class Known:
 
 
 def _agree(stored: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether two complete sets hold equal values wherever both name a parameter (a class may have gained and lost some)."""
+    """Whether two complete sets hold equal values wherever both name a parameter (a class may have gained and lost
+    some)."""
     return all(
         text_of(stored.get(column, {})[name]) == text_of(value)
         for column, params in current.items()

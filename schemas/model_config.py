@@ -13,7 +13,8 @@ from .schema import schema
 
 @schema
 class ModelConfig(ConfigTable, dj.Manual):
-    """A model class and its parameters; shapes and the dataset's additional parameters are added when a task is trained."""
+    """A model class and its parameters; shapes and the dataset's additional parameters are added when a task is
+    trained."""
 
     definition = """
     # A model class and its parameters

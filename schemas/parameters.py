@@ -16,8 +16,20 @@ REQUIRED = object()
 UNRECORDED = object()  # a default that is no plain value (a callable, a tensor): it is left to the class
 
 TRAINER_GIVEN = frozenset(
-    "train_dataloader validation_dataloader test_dataloader device model_class model_class_params optimizer_class "
-    "optimizer_class_params criterion_class criterion_class_params model_save_path max_epoch".split()
+    {
+        "train_dataloader",
+        "validation_dataloader",
+        "test_dataloader",
+        "device",
+        "model_class",
+        "model_class_params",
+        "optimizer_class",
+        "optimizer_class_params",
+        "criterion_class",
+        "criterion_class_params",
+        "model_save_path",
+        "max_epoch",
+    }
 )
 TRAINER_OFFERED = frozenset({"seed", "reporter", "checkpoints", "stop"})
 
@@ -73,7 +85,8 @@ class Signature:
 
 @dataclass(frozen=True)
 class Bound:
-    """Parameters bound to a signature: `complete` with every recorded default, `sparse` only what differs, `run` apart."""
+    """Parameters bound to a signature: `complete` with every recorded default, `sparse` only what differs, `run`
+    apart."""
 
     complete: dict[str, Any]
     sparse: dict[str, Any]
@@ -117,7 +130,8 @@ def bind(signature: Signature, params: Mapping[str, Any], path: str, *, lenient:
 
     Parameters
     ----------
-    lenient : parameters that something else may supply later (a model's, from the dataset); ``("*",)`` allows any to be missing.
+    lenient : parameters that something else may supply later (a model's, from the dataset); ``("*",)`` allows any to be
+        missing.
 
     Raises
     ------

@@ -30,7 +30,7 @@ class StoredBlobDamaged(StoredBlobError):
     """The stored bytes are not those that the row names."""
 
 
-class StoredBlob(SchemaCodec):  # type: ignore[misc]
+class StoredBlob(SchemaCodec):
     """Codec `stored_blob`; to be used with a store, as in `history : <stored_blob@external_training_result>`."""
 
     name = "stored_blob"

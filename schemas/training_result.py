@@ -150,7 +150,8 @@ class TrainingResult(Connected, dj.Computed):
         return services("TrainingResult").runner.populate(self, restrictions, order, options)
 
     def make_fetch(self, key: dict[str, Any], **_: Any) -> tuple[dict[str, Any]]:
-        """What the task says, without the columns that may change while it trains (DataJoint reads twice and compares)."""
+        """What the task says, without the columns that may change while it trains (DataJoint reads twice and
+        compares)."""
         return (self.spec(key),)
 
     def make_compute(self, key: dict[str, Any], spec: dict[str, Any]) -> tuple[Outcome]:

@@ -32,7 +32,8 @@ COLUMNS: Mapping[Any, tuple[str, ...]] = {
 
 @schema
 class TrainingTask(Connected, dj.Manual):
-    """A combination to train. The key is the md5 of the three keys, the seed and the code version; `priority` is not part of it."""
+    """A combination to train. The key is the md5 of the three keys, the seed and the code version; `priority` is
+    not part of it."""
 
     definition = """
     # A combination to train
@@ -53,8 +54,8 @@ class TrainingTask(Connected, dj.Manual):
     def insert_tuples(self, tuples: Any) -> Keys:
         """Insert one dict or a list of dicts (or a DataFrame), each with the keys of the three configurations.
 
-        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first) and ``code_version`` (empty). Tasks that are already there are left
-        as they are. Either every row is inserted or, on an error, none.
+        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first) and ``code_version`` (empty). Tasks that are
+        already there are left as they are. Either every row is inserted or, on an error, none.
 
         Returns
         -------
@@ -64,7 +65,8 @@ class TrainingTask(Connected, dj.Manual):
         Raises
         ------
         InvalidRow
-            If a configuration does not exist, a model parameter is missing, or the training tier is smaller than one batch.
+            If a configuration does not exist, a model parameter is missing, or the training tier is smaller than one
+            batch.
         """
         rows = []
         for number, row in enumerate(rows_of(tuples)):
@@ -103,10 +105,15 @@ class TrainingTask(Connected, dj.Manual):
         Keys
             As `insert_tuples`.
         """
-        keys = [_keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)]
+        dataset_keys, model_keys, training_keys = (
+            _keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)
+        )
         common = {"priority": priority, "code_version": code_version}
         return self.insert_tuples(
-            [{**d, **m, **t, "seed": seed, **common} for d, m, t, seed in product(*keys, list(seeds))]
+            [
+                {**d, **m, **t, "seed": seed, **common}
+                for d, m, t, seed in product(dataset_keys, model_keys, training_keys, list(seeds))
+            ]
         )
 
     def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +145,8 @@ class TrainingTask(Connected, dj.Manual):
         if not keys:
             return set()
         listed = ", ".join(f"'{key}'" for key in keys)
-        return {row["training_task_md5_hash"] for row in (self & f"training_task_md5_hash in ({listed})").keys()}
+        found = (self & f"training_task_md5_hash in ({listed})").proj()
+        return {row["training_task_md5_hash"] for row in found.to_dicts()}
 
 
 def task_key(row: Mapping[str, Any]) -> str:
@@ -183,7 +191,8 @@ class Combinations:
         for table in CONFIGS:
             if row[table.key_column] not in self._rows[table.key_column]:
                 raise InvalidRow(
-                    f"there is no {table.__name__} {row[table.key_column]!r}; insert it first and pass the key that insert_tuples returns"
+                    f"there is no {table.__name__} {row[table.key_column]!r}; insert it first and pass the key that "
+                    "insert_tuples returns"
                 )
         combination = tuple(row[column] for column in HASHES)
         if combination in self._checked:
@@ -198,7 +207,8 @@ class Combinations:
         examples, batch = dataset["example_counts"]["train"], training["batch_size"]
         if examples < batch:
             raise InvalidRow(
-                f"the training tier of {dataset['dataset_file_name']} draws {examples} examples per epoch, fewer than one batch of {batch}; "
+                f"the training tier of {dataset['dataset_file_name']} draws {examples} examples per epoch, fewer than "
+                f"one batch of {batch}; "
                 "choose a training configuration with a smaller batch_size"
             )
 
@@ -211,18 +221,21 @@ class Combinations:
         missing = signature.required - given.keys() - additional.keys()
         if missing:
             raise InvalidRow(
-                f"{signature.label} requires {', '.join(sorted(missing))}, which neither model_class_params nor the dataset gives; "
+                f"{signature.label} requires {', '.join(sorted(missing))}, which neither model_class_params nor the "
+                "dataset gives; "
                 "insert a model configuration that does"
             )
         if not signature.open and (unknown := sorted(additional.keys() - signature.defaults.keys())):
             raise InvalidRow(
-                f"the dataset {dataset['dataset_file_name']} hands {', '.join(unknown)} to every model, which {signature.label} does not take; "
+                f"the dataset {dataset['dataset_file_name']} hands {', '.join(unknown)} to every model, which "
+                f"{signature.label} does not take; "
                 "add it to the model's constructor"
             )
         for parameter in given.keys() & additional.keys():
             if text_of(given[parameter]) != text_of(additional[parameter]):
                 raise InvalidRow(
-                    f"{parameter} is {given[parameter]!r} in model_class_params and {additional[parameter]!r} in the dataset; "
+                    f"{parameter} is {given[parameter]!r} in model_class_params and {additional[parameter]!r} in the "
+                    "dataset; "
                     "leave it to one of them"
                 )
 

@@ -1,4 +1,5 @@
-"""Real servers for the tests: one embedded PostgreSQL and MongoDB and one MariaDB per test process, a project of its own for each test."""
+"""Real servers for the tests: one embedded PostgreSQL and MongoDB and one MariaDB per test process, a project of its
+own for each test."""
 
 from __future__ import annotations
 
@@ -94,7 +95,8 @@ def _await_mariadb(server: subprocess.Popen[bytes], port: int, log: Path) -> Non
 
 @pytest.fixture
 def project_environment(server_home: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """Environment variables of a project of its own on the embedded servers, set in this process too; dropped at the end."""
+    """Environment variables of a project of its own on the embedded servers, set in this process too; dropped at
+    the end."""
     project = f"t{uuid.uuid4().hex[:12]}"
     variables = {
         "TRAINLOOM_HOME": str(server_home.path),

@@ -1,4 +1,5 @@
-"""The public door: names handed on, no logic. Each is imported when it is first used, so that `import trainloom` is quick."""
+"""The public door: names handed on, no logic. Each is imported when it is first used, so that `import trainloom` is
+quick."""
 
 from __future__ import annotations
 

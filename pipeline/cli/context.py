@@ -89,7 +89,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     widths = [max(map(len, cells)) for cells in zip(columns, *texts, strict=True)]
     for line in (columns, *texts):
         cells = zip(line, widths, right, strict=True)
-        print("  ".join(cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in cells).rstrip())
+        print(
+            "  ".join(cell.rjust(width) if is_right else cell.ljust(width) for cell, width, is_right in cells).rstrip()
+        )
 
 
 def _is_number(cell: object) -> bool:

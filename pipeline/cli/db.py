@@ -61,7 +61,9 @@ def _servers() -> list[Server[Any]]:
 
     home = Home.find()
     if home is None:
-        raise ConfigurationError("there is no trainloom home here or above; run `trainloom init` to make one, or set TRAINLOOM_HOME")
+        raise ConfigurationError(
+            "there is no trainloom home here or above; run `trainloom init` to make one, or set TRAINLOOM_HOME"
+        )
     return [PostgresServer(home), MongoServer(home)]
 
 

@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Insert dataset, model and training configurations, train their combinations, read the results.",
     )
     parser.add_argument("--version", action="version", version=f"trainloom {metadata.version('trainloom')}")
-    parser.add_argument("--config", metavar="FILE", help="a settings file that comes before ./trainloom.d and /etc/trainloom")
+    parser.add_argument(
+        "--config", metavar="FILE", help="a settings file that comes before ./trainloom.d and /etc/trainloom"
+    )
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="one setting; may be repeated")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error and more of the log")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -16,11 +16,18 @@ def add_parser(subparsers: Any) -> None:
         help="train tasks until none is left",
         description="Train tasks until none is left. Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
-    parser.add_argument("--processes", type=at_least_one, default=1, metavar="N", help="worker processes that share the cores (1)")
     parser.add_argument(
-        "--order", choices=("original", "random"), default="original", help="by priority, then as queued (original) or at random"
+        "--processes", type=at_least_one, default=1, metavar="N", help="worker processes that share the cores (1)"
     )
-    parser.add_argument("--max-tasks", type=at_least_one, metavar="N", help="stop after N tasks, all processes together")
+    parser.add_argument(
+        "--order",
+        choices=("original", "random"),
+        default="original",
+        help="by priority, then as queued (original) or at random",
+    )
+    parser.add_argument(
+        "--max-tasks", type=at_least_one, metavar="N", help="stop after N tasks, all processes together"
+    )
     parser.add_argument("--restrict", metavar="SQL", help='train only tasks for which this holds, such as "seed = 1"')
     parser.set_defaults(action=_work)
 

@@ -1,8 +1,8 @@
 """DataJoint's way into the store: the storage protocol `trainloom`.
 
 A store specification reads `{"protocol": "trainloom", "location": "<name>"}`; the name is the one under which the
-process has attached a store. DataJoint's paths end in the sha256 of the bytes they hold; what comes before is ignored, so
-that the same content is one object however many tables name it.
+process has attached a store. DataJoint's paths end in the sha256 of the bytes they hold; what precedes it is ignored,
+so that the same content is one object however many tables name it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def register() -> None:
     storage_adapter._adapter_registry.setdefault(PROTOCOL, TrainloomStorageAdapter())
 
 
-class TrainloomStorageAdapter(dj.StorageAdapter):  # type: ignore[misc]
+class TrainloomStorageAdapter(dj.StorageAdapter):
     """Serves stores with `protocol: trainloom` from what this process has attached."""
 
     protocol = PROTOCOL
@@ -75,7 +75,7 @@ class TrainloomStorageAdapter(dj.StorageAdapter):  # type: ignore[misc]
         return StoreFileSystem(_attached[name])
 
 
-class StoreFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+class StoreFileSystem(fsspec.AbstractFileSystem):
     """A `Store` as fsspec sees it: files without folders, each named by the sha256 of its content.
 
     Thread-safety, fork-safety, ownership: those of the store.

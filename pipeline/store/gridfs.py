@@ -19,7 +19,7 @@ from gridfs.errors import CorruptGridFile
 from pymongo import ReturnDocument
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from .errors import ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
@@ -153,21 +153,16 @@ class GridFSStore(Store):
             "metadata.kind": kind,
         }
 
-        def insert_or_renew() -> dict[str, Any]:
-            found = self._files.with_options(write_concern=durable).find_one_and_update(
+        with self._usable():
+            # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
+            published = self._files.with_options(write_concern=durable).find_one_and_update(
                 {"metadata.sha256": sha256},
                 {"$setOnInsert": document, "$currentDate": {"metadata.marked": True}},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-            assert found is not None
-            return found
-
-        with self._usable():
-            try:
-                return insert_or_renew()
-            except DuplicateKeyError:
-                return insert_or_renew()  # two inserted at once: the second time the other's document is found
+        assert published is not None
+        return published
 
     def _open(self, sha256: str) -> VerifyingReader:
         document = self._find(sha256)

@@ -44,7 +44,7 @@ class VerifyingReader(io.RawIOBase):
     Raises
     ------
     ObjectDamaged
-        From a read, when the source ends early, goes on after `size` bytes, or holds other bytes.
+        From a read, when the source ends early or holds other bytes.
     """
 
     def __init__(
@@ -94,10 +94,6 @@ class VerifyingReader(io.RawIOBase):
     def _verify(self) -> None:
         if self._verified:
             return
-        with self._guard():
-            surplus = self._source.read(1)
-        if surplus:
-            raise self._damaged("it goes on after its end")
         if self._digest.hexdigest() != self._sha256:
             raise self._damaged(f"its bytes have the sha256 {self._digest.hexdigest()}")
         self._verified = True

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pymongo
@@ -291,6 +292,30 @@ def test_threads_share_a_store(store: Store) -> None:
     assert len(list(store.list())) == 5
 
 
+def test_uploads_that_end_at_the_same_moment_publish_one_object(bench: Bench) -> None:
+    class Together(io.BytesIO):
+        """Ends its second pass, the upload, when all the others do."""
+
+        ends = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            piece = super().read(size)
+            if not piece:
+                self.ends += 1
+                if self.ends == 2:
+                    everybody.wait()
+            return piece
+
+    contents = [os.urandom(100) for _ in range(10)]
+    with ThreadPoolExecutor(8) as threads:
+        for content in contents:
+            everybody = Barrier(8)
+            digests = {stored.sha256 for stored in threads.map(bench.store.put, [Together(content) for _ in range(8)])}
+            assert digests == {sha256_of(content)}
+    assert [stored.sha256 for stored in bench.store.list()] == sorted(map(sha256_of, contents))
+    assert bench.kept_bytes() == 100 * len(contents)
+
+
 def test_a_forked_child_goes_on_using_the_store(bench: Bench) -> None:
     if isinstance(bench, GridFSBench):
         uri, database = bench.arguments[1].split("|")
@@ -380,7 +405,7 @@ def test_content_that_changes_while_it_is_stored_is_refused(bench: Bench) -> Non
             return piece
 
     with pytest.raises(ContentChanged, match="store it again"):
-        bench.store.put(Growing(b"content"))
+        bench.store.put(Growing(os.urandom(9 * MIB)))
     assert list(bench.store.list()) == []
     assert bench.kept_bytes() == 0
 

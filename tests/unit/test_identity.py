@@ -94,7 +94,8 @@ def test_a_parameter_that_lost_its_default_finds_the_row_that_had_it():
 
 @given(st.lists(st.tuples(st.dictionaries(st.sampled_from("ab"), VALUES), VALUES, VALUES), min_size=1, max_size=8))
 def test_rows_are_never_mixed_up_whatever_defaults_do(history):
-    """Each insertion ends at a row that holds exactly the complete set it asked for, and at the same one when asked again."""
+    """Each insertion ends at a row that holds exactly the complete set it asked for, and at the same one when asked
+    again."""
     table = Table(a=0, b=0)
     for params, a, b in history:
         table.change(a=a, b=b)

@@ -1,0 +1,256 @@
+"""The whole chain of one result: from the data file through classes, parameters and code to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from schemas.config_table import ClassSlot, ConfigTable
+from schemas.dataset_config import TIERS, DatasetConfig
+from schemas.errors import DamagedRow
+from schemas.identity import StoredText
+from schemas.model_config import ModelConfig
+from schemas.schema import schema
+from schemas.training_config import TrainingConfig
+from schemas.training_result import TrainingResult
+from schemas.training_task import TrainingTask
+
+from .code_changes import has_changed
+from .short_keys import full_key
+from .store.datajoint_adapter import PROTOCOL, TrainloomStorageAdapter
+from .store.interface import StoreUnavailable
+
+KEY = "training_task_md5_hash"
+# Packages that a tree names; the dict holds all that were installed.
+PACKAGES = ("trainloom", "torch", "numpy", "h5py", "safetensors", "datajoint")
+SHORT = 12  # characters of a sha256 in the tree
+
+
+def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]:
+    """Everything that is recorded of one task.
+
+    Parameters
+    ----------
+    key : the task's key, its first characters, or a dict that holds it.
+    code : read the texts of the modules from the store, too.
+
+    Returns
+    -------
+    dict
+        ``task``, ``dataset``, ``model``, ``training``, ``result`` and ``provenance``; the last two are None before the
+        task is trained. ``in_store`` says whether the store holds an object (None: it does not answer), ``damage``
+        whether a configuration no longer agrees with its key. Times are in UTC.
+
+    Raises
+    ------
+    pipeline.short_keys.UnknownKey
+        If no task has the key, or several begin with it.
+    """
+    task_key = full_key(TrainingTask, key if isinstance(key, str) else str(key[KEY]))
+    task = (TrainingTask() & {KEY: task_key}).fetch1()
+    rows = TrainingResult.spec(task)
+    return {
+        "task": {
+            "key": task_key,
+            "seed": task["seed"],
+            "code_version": task["code_version"],
+            "priority": task["priority"],
+            "utc_insert_time": task["training_task_time"],
+        },
+        "dataset": _dataset(rows["dataset"]),
+        "model": _configuration(ModelConfig(), rows["model"]),
+        "training": {
+            **_configuration(TrainingConfig(), rows["training"]),
+            "batch_size": rows["training"]["batch_size"],
+            "epoch_limit": rows["training"]["epoch_limit"],
+        },
+        "result": _result(task_key),
+        "provenance": _provenance(task_key, code),
+    }
+
+
+def _dataset(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "file": row["dataset_file_name"],
+        "sha256": row["dataset_file_sha256"],
+        "in_store": _in_store(row["dataset_file_sha256"]),
+        **_configuration(DatasetConfig(), row),
+        "type": row["dataset_type"],
+        **{name: row[name] for name in ("input_shape", "output_shape", "additional_model_params", "example_counts")},
+    }
+
+
+def _configuration(table: ConfigTable, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The key of a row and the classes that it names, by role."""
+    stored, damage = None, ""
+    try:
+        stored = table.read(row)
+    except DamagedRow as error:
+        damage = str(error)
+    named = {slot.name.removesuffix("_class_name"): slot for slot in table.slots if row[slot.name]}
+    return {
+        "key": row[table.key_column],
+        "damage": damage,
+        "classes": {role: _class(slot, row, stored) for role, slot in named.items()},
+    }
+
+
+def _class(slot: ClassSlot, row: Mapping[str, Any], stored: StoredText | None) -> dict[str, Any]:
+    """A class, all its parameters, and those among them that differ from their defaults."""
+    label = f"{row[slot.module]}.{row[slot.name]}"
+    if stored is None:
+        return {"class": label, "params": row[slot.params], "given": row[slot.params]}
+    params, run = stored.complete[slot.params], stored.run.get(slot.params, {})
+    return {"class": label, "params": {**params, **run}, "given": {**stored.sparse[slot.params], **run}}
+
+
+def _result(key: str) -> dict[str, Any] | None:
+    columns = ("test_score", "model_save_path", "parameter_count", "epochs", "duration", "utc_insert_time")
+    found = (TrainingResult() & {KEY: key}).proj(*columns).to_dicts()
+    if not found:
+        return None
+    metrics = (TrainingResult.Metric() & {KEY: key}).to_dicts(order_by="metric_name")
+    artifacts = (TrainingResult.Artifact() & {KEY: key}).to_dicts(order_by="artifact_name")
+    return {
+        **{column: found[0][column] for column in columns},
+        "metrics": [
+            {name: row[f"metric_{name}"] for name in ("name", "value", "direction", "note")} for row in metrics
+        ],
+        "artifacts": [
+            {
+                **{name: row[f"artifact_{name}"] for name in ("name", "sha256", "size", "kind")},
+                "in_store": _in_store(row["artifact_sha256"]),
+            }
+            for row in artifacts
+        ],
+    }
+
+
+def _provenance(key: str, with_code: bool) -> dict[str, Any] | None:
+    table = TrainingResult.Provenance() & {KEY: key}
+    found = table.proj(..., "-code_texts").to_dicts()
+    if not found:
+        return None
+    row = {name: value for name, value in found[0].items() if name != KEY}
+    row["code"] = {
+        role: {**recorded, "changed": has_changed(role, recorded)} for role, recorded in sorted(row["code"].items())
+    }
+    if with_code:
+        row["code_texts"] = table.fetch1("code_texts")
+    return row
+
+
+def _in_store(sha256: str) -> bool | None:
+    files = TrainloomStorageAdapter().create_filesystem({"protocol": PROTOCOL, "location": schema.database})
+    try:
+        return bool(files.exists(sha256))
+    except StoreUnavailable:
+        return None
+
+
+def render(trace: Mapping[str, Any]) -> str:
+    """A trace as an indented tree from the data file to the model, with the texts of the modules where it holds them."""
+    lines = [*_dataset_lines(trace["dataset"]), *_training_lines(trace)]
+    if trace["result"] is None:
+        lines.append((1, "not trained yet: `trainloom worker` trains what waits"))
+    else:
+        lines += [*_provenance_lines(trace["provenance"]), *_result_lines(trace["result"])]
+    text = "\n".join("  " * depth + line for depth, line in lines)
+    return text + "".join(_code_texts(trace["provenance"] or {}))
+
+
+Lines = Iterator[tuple[int, str]]
+
+
+def _dataset_lines(dataset: Mapping[str, Any]) -> Lines:
+    counts = ", ".join(f"{dataset['example_counts'][tier]} {tier}" for tier in TIERS)
+    yield 0, f"data file {dataset['file']}: sha256 {dataset['sha256']}{_kept(dataset['in_store'])}"
+    yield 1, f"dataset {dataset['key']}: {_call(dataset['classes']['dataset'])}{_damage(dataset)}"
+    for role, found in dataset["classes"].items():
+        if role != "dataset":
+            yield 2, f"{role}: {_call(found)}"
+    yield 2, f"{dataset['input_shape']} to {dataset['output_shape']}; examples per epoch: {counts}"
+    if dataset["additional_model_params"]:
+        yield 2, f"gives the model {_arguments(dataset['additional_model_params'])}"
+
+
+def _training_lines(trace: Mapping[str, Any]) -> Lines:
+    task, model, training = trace["task"], trace["model"], trace["training"]
+    yield 1, f"model {model['key']}: {_call(model['classes']['model'])}{_damage(model)}"
+    yield 1, f"training {training['key']}: {_call(training['classes']['trainer'])}{_damage(training)}"
+    for role in ("optimizer", "criterion"):
+        yield 2, f"{role}: {_call(training['classes'][role])}"
+    yield 2, f"batches of {training['batch_size']}, at most {training['epoch_limit']} epochs"
+    version = f", code version {task['code_version']}" if task["code_version"] else ""
+    yield 1, f"task {task['key']}: seed {task['seed']}{version}, inserted {_time(task['utc_insert_time'])}"
+
+
+def _provenance_lines(found: Mapping[str, Any]) -> Lines:
+    hardware, packages = found["hardware"], found["packages"]
+    machine = ", ".join(
+        hardware.get("gpus") or [f"{hardware.get('cpu', 'unknown CPU')}, {hardware.get('cores')} cores"]
+    )
+    versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages)
+    yield 2, f"trained on {found['host']} ({machine}), Python {found['python_version']}, {versions}"
+    if found["git_commit"]:
+        dirty = {"yes": ", with uncommitted changes", "no": ""}.get(found["git_dirty"], ", changes unknown")
+        yield 2, f"commit {found['git_commit']}{dirty}"
+    for role, recorded in found["code"].items():
+        note = {True: ", changed since", None: ", not found any more"}.get(recorded["changed"], "")
+        yield 2, f"code of the {role}: {recorded['module']} sha256 {recorded['sha256'][:SHORT]}{note}"
+    for name in ("numerics", "choices"):
+        if found[name]:
+            yield 2, f"{name}: {_arguments(found[name])}"
+    for note in found["notes"]:
+        yield 2, f"note: {note}"
+
+
+def _result_lines(result: Mapping[str, Any]) -> Lines:
+    yield (
+        2,
+        (
+            f"result: test score {_number(result['test_score'])} after {result['epochs']} epochs "
+            f"in {result['duration']:.1f} s, written {_time(result['utc_insert_time'])}"
+        ),
+    )
+    for metric in result["metrics"]:
+        note = f" ({metric['note']})" if metric["note"] else ""
+        yield 3, f"{metric['name']} {_number(metric['value'])}{note}"
+    yield (
+        3,
+        f"model of {result['parameter_count']:,} parameters: {result['model_save_path'] or 'no weights were saved'}",
+    )
+    for artifact in result["artifacts"]:
+        yield 4, f"{artifact['name']}: {artifact['kind']}, {artifact['size']:,} bytes{_kept(artifact['in_store'])}"
+
+
+def _code_texts(found: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of the modules, each once."""
+    modules = {recorded["sha256"]: recorded["module"] for recorded in found.get("code", {}).values()}
+    for sha256, text in found.get("code_texts", {}).items():
+        yield f"\n\n=== {modules.get(sha256, 'module')} (sha256 {sha256})\n{text}"
+
+
+def _kept(in_store: bool | None) -> str:
+    return {True: ", in the store", False: ", not in the store"}.get(in_store, ", the store does not answer")  # type: ignore[call-overload]
+
+
+def _damage(configuration: Mapping[str, Any]) -> str:
+    return f" ({configuration['damage']})" if configuration["damage"] else ""
+
+
+def _call(found: Mapping[str, Any]) -> str:
+    return f"{found['class']}({_arguments(found['given'])})"
+
+
+def _arguments(params: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in sorted(params.items()))
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
