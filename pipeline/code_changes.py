@@ -15,10 +15,10 @@ from . import provenance
 
 
 def changed_results() -> dict[str, list[str]]:
-    """Class (``module.Class``) to the keys of the finished tasks whose result was trained with another text of its module.
+    """Class (``module.Class``) to the keys of the finished tasks that were trained with another text of its module.
 
-    A class counts if its module's text differs from the one recorded. Classes that cannot be found any more have no
-    text to compare; those of torch go by its version, which is among the recorded packages.
+    Classes that cannot be found any more have no text to compare; those of torch go by its version, which is among the
+    recorded packages.
     """
     known: dict[str, bool | None] = {}
     if not any(changed_classes(code, known) for code in _distinct_code()):
@@ -44,7 +44,7 @@ def warn_if_changed(logger: logging.Logger) -> None:
 
 
 def changed_classes(code: Mapping[str, Mapping[str, str]], known: dict[str, bool | None] | None = None) -> list[str]:
-    """The classes, as ``module.Class``, of a `Provenance.code` whose module has another text now; `known` saves repetition."""
+    """The classes of a `Provenance.code` whose module has another text now; `known` saves repetition."""
     known = {} if known is None else known
     changed = []
     for role, recorded in code.items():

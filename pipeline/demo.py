@@ -1,4 +1,4 @@
-"""The demonstration: real handwritten digits, two models, two trainings, two seeds, two worker processes, a leaderboard."""
+"""The demonstration: real handwritten digits, two models, two trainings and two seeds."""
 
 from __future__ import annotations
 

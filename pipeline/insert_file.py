@@ -14,8 +14,9 @@ YAML and JSON hold a mapping of sections, each a list::
     grids:                          # every combination
       - {datasets: [digits], models: all, trainings: [adam, 0a1b2c3d], seeds: [0, 1], priority: 5}
 
-Tasks and grids name configurations by `name`, by key or by the beginning of a key; `all` stands for every stored one. CSV holds the rows of one
-section other than `grids`: a column per column, cells of ``…_params`` as JSON, an empty cell for a column that is left out.
+Tasks and grids name configurations by `name`, by key or by the beginning of a key; `all` stands for every stored one.
+CSV holds the rows of one section other than `grids`: a column per column, cells of ``…_params`` as JSON, an empty cell
+for a column that is left out.
 """
 
 from __future__ import annotations

@@ -53,7 +53,8 @@ def full_key(table: Any, typed: str) -> str:
     if len(found) > 1:
         more = " and more" if len(found) > CANDIDATES else ""
         raise UnknownKey(
-            f"several {label}s have keys that begin with {beginning}: {', '.join(sorted(found)[:CANDIDATES])}{more}; give more characters"
+            f"several {label}s have keys that begin with {beginning}: {', '.join(sorted(found)[:CANDIDATES])}{more}; "
+            "give more characters"
         )
     return str(found[0])
 

@@ -21,7 +21,7 @@ class TaskInUse(PipelineError, ValueError):
 
 
 def cancel(keys: Iterable[str]) -> None:
-    """Take tasks out of the queue: their jobs become `ignore`. All of them, or none if one is finished or being trained.
+    """Take tasks out of the queue, all of them or none: their jobs become `ignore`.
 
     Raises
     ------
@@ -45,25 +45,39 @@ def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
     Raises
     ------
     TaskInUse
-        If a worker holds one of the tasks: one that lives, or one of another machine unless `force` says that it is dead.
+        If a worker holds one of the tasks: one that lives, or one of another machine unless `force` says that it is
+        dead.
     """
     rows = _rows(keys)
     for row in rows:
         if row["state"] == State.RESERVED and not (force or _is_lost(row)):
             raise TaskInUse(
-                f"task {shown(row['task'])} is being trained by {_holder(row)}; stop that worker first, or, if it is dead, add --force"
+                f"task {shown(row['task'])} is being trained by {_holder(row)}; stop that worker first, or, if it is "
+                "dead, add --force"
             )
     return [row["task"] for row in rows if row["state"] == State.FINISHED]
 
 
 def retrain(keys: Iterable[str]) -> None:
-    """Delete results with their parts, and jobs with their errors, and queue the tasks again; ask `check_retrain` first."""
+    """Delete results and their parts, forget errors, and queue the tasks again; call `check_retrain` first."""
     table = TrainingResult()
     for key in keys:
         restriction = {TASK_KEY: key}
         (table.jobs & restriction).delete_quick()
         (table & restriction).delete(prompt=False)
         enqueue(table, (restriction,))
+
+
+def requeue_broken(keys: Iterable[str]) -> None:
+    """Queue those of the tasks again that failed or whose worker died on this machine."""
+    rows = _rows(keys)
+    retrain(
+        [
+            row["task"]
+            for row in rows
+            if row["state"] == State.ERROR or (row["state"] == State.RESERVED and _is_lost(row))
+        ]
+    )
 
 
 def _rows(keys: Iterable[str]) -> list[dict[str, Any]]:

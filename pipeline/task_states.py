@@ -41,8 +41,9 @@ def count(tasks: Any = None) -> dict[str, int]:
 def rows(tasks: Any = None, *, state: State | None = None, limit: int | None = None) -> list[dict[str, Any]]:
     """Tasks, the newest first, as dicts.
 
-    ``task``, ``dataset``, ``model`` and ``training`` are keys; ``dataset_file``, ``model_class`` and ``optimizer_class`` names; ``seed``,
-    ``priority``, ``time`` (UTC), ``state``; of the job, each None where there is none: ``message``, ``host``, ``pid``; ``test_score``.
+    ``task``, ``dataset``, ``model`` and ``training`` are keys; ``dataset_file``, ``model_class`` and
+    ``optimizer_class`` names; ``seed``, ``priority``, ``time`` (UTC), ``state``; of the job, each None where there is
+    none: ``message``, ``host``, ``pid``; ``test_score``.
     """
     columns = {
         "task": f"t.{TASK_KEY}",

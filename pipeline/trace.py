@@ -150,7 +150,7 @@ def _in_store(sha256: str) -> bool | None:
 
 
 def render(trace: Mapping[str, Any]) -> str:
-    """A trace as an indented tree from the data file to the model, with the texts of the modules where it holds them."""
+    """A trace as an indented tree from the data file to the model, and the texts of the modules if it holds them."""
     lines = [*_dataset_lines(trace["dataset"]), *_training_lines(trace)]
     if trace["result"] is None:
         lines.append((1, "not trained yet: `trainloom worker` trains what waits"))
@@ -188,16 +188,14 @@ def _training_lines(trace: Mapping[str, Any]) -> Lines:
 
 def _provenance_lines(found: Mapping[str, Any]) -> Lines:
     hardware, packages = found["hardware"], found["packages"]
-    machine = ", ".join(
-        hardware.get("gpus") or [f"{hardware.get('cpu', 'unknown CPU')}, {hardware.get('cores')} cores"]
-    )
+    machine = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]])
     versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages)
     yield 2, f"trained on {found['host']} ({machine}), Python {found['python_version']}, {versions}"
     if found["git_commit"]:
         dirty = {"yes": ", with uncommitted changes", "no": ""}.get(found["git_dirty"], ", changes unknown")
         yield 2, f"commit {found['git_commit']}{dirty}"
     for role, recorded in found["code"].items():
-        note = {True: ", changed since", None: ", not found any more"}.get(recorded["changed"], "")
+        note = ", not found any more" if recorded["changed"] is None else ", changed since" if recorded["changed"] else ""
         yield 2, f"code of the {role}: {recorded['module']} sha256 {recorded['sha256'][:SHORT]}{note}"
     for name in ("numerics", "choices"):
         if found[name]:
@@ -207,20 +205,14 @@ def _provenance_lines(found: Mapping[str, Any]) -> Lines:
 
 
 def _result_lines(result: Mapping[str, Any]) -> Lines:
-    yield (
-        2,
-        (
-            f"result: test score {_number(result['test_score'])} after {result['epochs']} epochs "
-            f"in {result['duration']:.1f} s, written {_time(result['utc_insert_time'])}"
-        ),
-    )
+    score, duration = _number(result["test_score"]), f"{result['duration']:.3g} s"
+    written = _time(result["utc_insert_time"])
+    yield 2, f"result: test score {score} after {result['epochs']} epochs in {duration}, written {written}"
     for metric in result["metrics"]:
         note = f" ({metric['note']})" if metric["note"] else ""
         yield 3, f"{metric['name']} {_number(metric['value'])}{note}"
-    yield (
-        3,
-        f"model of {result['parameter_count']:,} parameters: {result['model_save_path'] or 'no weights were saved'}",
-    )
+    address = result["model_save_path"] or "no weights were saved"
+    yield 3, f"model of {result['parameter_count']:,} parameters: {address}"
     for artifact in result["artifacts"]:
         yield 4, f"{artifact['name']}: {artifact['kind']}, {artifact['size']:,} bytes{_kept(artifact['in_store'])}"
 
@@ -233,7 +225,9 @@ def _code_texts(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kept(in_store: bool | None) -> str:
-    return {True: ", in the store", False: ", not in the store"}.get(in_store, ", the store does not answer")  # type: ignore[call-overload]
+    if in_store is None:
+        return ", the store does not answer"
+    return ", in the store" if in_store else ", not in the store"
 
 
 def _damage(configuration: Mapping[str, Any]) -> str:

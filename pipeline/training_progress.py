@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def train(settings: Settings, processes: int, assignment: Assignment) -> int:
-    """Train what the assignment asks for with that many processes; a session must be open. Returns the pool's exit code."""
+    """Train what the assignment asks for with that many processes and print how it goes; a session must be open.
+
+    Returns the exit code of the pool.
+    """
     enqueue(TrainingResult(), assignment.restrictions)
     chosen = TrainingTask()
     for restriction in assignment.restrictions:
@@ -33,9 +36,7 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
         print("There is nothing to train.")
         return 0
     count = min(processes, total)
-    print(
-        f"Training {total} {'task' if total == 1 else 'tasks'} with {count} worker {'process' if count == 1 else 'processes'}."
-    )
+    print(f"Training {_counted(total, 'task', 'tasks')} with {_counted(count, 'worker process', 'worker processes')}.")
     with TrainingProgress(total) as progress:
         return WorkerPool(settings, count, assignment).run(progress.report)
 
@@ -93,6 +94,10 @@ def _outcome(key: str, event: Event, seconds: float) -> str:
         return f"{what}: failed after {seconds:.1f} s: {event.message}"
     score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
     return f"{what}: {score}, {seconds:.1f} s"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _bar() -> Progress:

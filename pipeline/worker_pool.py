@@ -124,7 +124,7 @@ class WorkerPool:
 
     @staticmethod
     def _settle(worker: _Worker, report: Callable[[Event], None]) -> int:
-        """The exit code of a process that has ended; the job of one that died becomes an error: nobody else knows of it."""
+        """The exit code of a process that has ended; the job of one that died becomes an error."""
         code = worker.process.exitcode
         assert code is not None, "it was joined"
         if code >= 0:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+import schemas  # noqa: F401 - sets what DataJoint reads at its import
+
 MARIADBD = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
 BACKENDS = [
     "postgresql",

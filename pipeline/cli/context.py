@@ -114,7 +114,7 @@ def _print_rich(columns: Sequence[str], texts: list[list[str]], right: list[bool
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="bold")
     for column, is_right in zip(columns, right, strict=True):
         table.add_column(Text(column), justify="right" if is_right else "left", overflow="fold")
     for row in texts:

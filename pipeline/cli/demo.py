@@ -18,8 +18,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="train on handwritten digits and print a leaderboard",
-        description="Train two models on real handwritten digits in two ways, with two seeds each, and print a leaderboard. "
-        "Started again it goes on where it was and trains nothing twice.",
+        description="Train two models on real handwritten digits in two ways, with two seeds each, and print a "
+        "leaderboard. Started again it goes on where it was and trains nothing twice.",
     )
     parser.set_defaults(action=_demo)
 
@@ -47,11 +47,12 @@ def _condition(tasks: Keys) -> str:
 
 
 def _train(session: Session, tasks: Keys) -> int:
-    from pipeline import demo, task_states
+    from pipeline import demo, task_queue, task_states
     from pipeline.training_progress import train
     from pipeline.worker_pool import Assignment
     from schemas.training_task import TrainingTask
 
+    task_queue.requeue_broken(key[task_states.TASK_KEY] for key in tasks)
     condition = _condition(tasks)
     finished = task_states.count(TrainingTask() & condition)[task_states.State.FINISHED]
     if finished == len(tasks):
@@ -86,9 +87,8 @@ def _print_leaderboard(tasks: Keys) -> None:
     )
     print()
     best = rows[0]
-    print(
-        f"Best         {best['model']}, test {demo.METRIC} {best[demo.METRIC]:.4f}; its weights are {best['model_save_path']}"
-    )
+    print(f"Best         {best['model']}, test {demo.METRIC} {best[demo.METRIC]:.4f}")
+    print(f"             its weights are {best['model_save_path']}")
     print(f"             trainloom trace {shown(best['task'])}   shows everything it was made of")
 
 

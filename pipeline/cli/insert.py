@@ -14,7 +14,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "insert",
         help="insert configurations, tasks and grids from a YAML, JSON or CSV file",
-        description="Insert the rows of a file: all of them or, if one is wrong, none. Rows that are there already are left as they are.",
+        description="Insert the rows of a file: all of them or, if one is wrong, none. "
+        "Rows that are there already are left as they are.",
     )
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="sections datasets, models, trainings, tasks and grids; or a CSV file"

@@ -27,7 +27,10 @@ DEBUG_VARIABLE = "TRAINLOOM_DEBUG"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration, 130 and 143 stopped."""
+    """Run a command and return its exit code.
+
+    0 done, 1 failed, 2 wrong usage, 78 wrong configuration, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
     args = build_parser().parse_args(argv)
     debug = args.debug or os.environ.get(DEBUG_VARIABLE, "") not in ("", "0")
     _log_to_stderr(debug)

@@ -14,7 +14,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "worker",
         help="train tasks until none is left",
-        description="Train tasks until none is left. Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
+        description="Train tasks until none is left. "
+        "Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
     parser.add_argument(
         "--processes", type=at_least_one, default=1, metavar="N", help="worker processes that share the cores (1)"

@@ -34,7 +34,8 @@ __all__ = [
     "parse_address",
 ]
 
-PIECE = 1 << 20  # bytes hashed, copied and handed to a store at a time
+PIECE = 1 << 20  # bytes copied and handed to a store at a time
+HASHED_PIECE = 1 << 18  # bytes hashed at a time when nothing else is done with them: they stay in the processor's cache
 SPOOL_IN_MEMORY = 8 << 20  # bytes of a stream that cannot be rewound kept in memory before a temporary file is used
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]{0,63}|")
 
@@ -238,7 +239,7 @@ def _rewindable(content: Any) -> Iterator[BinaryIO]:
 def _digest(stream: BinaryIO) -> tuple[str, int]:
     """The sha256 and the number of bytes from the present position to the end."""
     digest, size = hashlib.sha256(), 0
-    while piece := stream.read(PIECE):
+    while piece := stream.read(HASHED_PIECE):
         digest.update(piece)
         size += len(piece)
     return digest.hexdigest(), size

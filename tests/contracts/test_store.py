@@ -20,6 +20,7 @@ from typing import Any
 import pymongo
 import pytest
 from bson import Binary
+from pymongo.errors import DuplicateKeyError
 
 from pipeline.store import (
     ContentChanged,
@@ -490,6 +491,19 @@ def test_a_server_away_is_named_without_its_password() -> None:
             with pytest.raises(StoreUnavailable, match=r"Cannot reach .* at 127\.0\.0\.1:1") as error:
                 use()
             assert "hush" not in str(error.value)
+
+
+def test_the_server_itself_refuses_a_second_object_of_the_same_content(mongod_uri: str) -> None:
+    """The race of two publishers is too narrow to lose on purpose: what decides it is the unique index."""
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        GridFSStore(lambda: database).put(b"content")
+        twin = database["objects"]["files"].find_one({}, {"_id": False})
+        assert twin is not None
+        with pytest.raises(DuplicateKeyError):
+            database["objects"]["files"].insert_one(twin)
+        client.drop_database(database)
 
 
 def test_chunks_have_the_size_asked_for(mongod_uri: str) -> None:

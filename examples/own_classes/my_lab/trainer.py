@@ -33,7 +33,9 @@ class AveragingTrainer:
         max_epoch: int,
         decay: float = 0.9,
     ) -> None:
-        self.loaders = {"train": train_dataloader, "validation": validation_dataloader, "test": test_dataloader}
+        self._train_loader = train_dataloader
+        self._validation_loader = validation_dataloader
+        self._test_loader = test_dataloader
         self.device, self.model_save_path, self.max_epoch = device, model_save_path, max_epoch
         self.model = model_class(**model_class_params).to(device)
         self.average = torch.optim.swa_utils.AveragedModel(
@@ -47,18 +49,23 @@ class AveragingTrainer:
     def train(self) -> None:
         for _ in range(self.max_epoch):
             losses = [
-                self._step(inputs.to(self.device), targets.to(self.device)) for inputs, targets in self.loaders["train"]
+                self._step(inputs.to(self.device), targets.to(self.device)) for inputs, targets in self._train_loader
             ]
             self.training_epoch_loss_history.append(sum(losses) / len(losses))
             self.validation_epoch_loss_history.append(self.validate())
             if self.validation_epoch_loss_history[-1] == min(self.validation_epoch_loss_history):
                 torch.save(self.average.state_dict(), self.model_save_path)
+        self.load_best_performing_model()
+        tested = self._evaluate(self._test_loader)
+        self.test_score = tested["loss"]
+        self.test_metrics = {"accuracy": float((tested["outputs"].argmax(1) == tested["targets"]).mean())}
+        self.metric_directions = {"accuracy": "max"}
 
     def validate(self) -> float:
-        return self._evaluate("validation")["loss"]
+        return self._evaluate(self._validation_loader)["loss"]
 
     def evaluate(self, return_outputs_targets_and_loss: bool = False) -> Any:
-        evaluated = self._evaluate("test")
+        evaluated = self._evaluate(self._test_loader)
         return evaluated if return_outputs_targets_and_loss else evaluated["loss"]
 
     def load_best_performing_model(self) -> None:
@@ -71,11 +78,11 @@ class AveragingTrainer:
         (loss + regularization).backward()
         self.optimizer.step()
         self.average.update_parameters(self.model)
-        return float(loss)
+        return loss.item()
 
     @torch.no_grad()
-    def _evaluate(self, tier: str) -> dict[str, Any]:
+    def _evaluate(self, loader: Any) -> dict[str, Any]:
         self.average.eval()
-        batches = [(self.average(inputs.to(self.device))[0].cpu(), targets) for inputs, targets in self.loaders[tier]]
+        batches = [(self.average(inputs.to(self.device))[0].cpu(), targets) for inputs, targets in loader]
         outputs, targets = (torch.cat(part) for part in zip(*batches, strict=True))
         return {"outputs": outputs.numpy(), "targets": targets.numpy(), "loss": float(self.criterion(outputs, targets))}

@@ -1,0 +1,169 @@
+"""A connection that is lost in every way we know, on both backends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from datajoint.errors import DataJointError, LostConnectionError
+
+from pipeline.connection import HealingConnection, open_connection
+from pipeline.services import PostgresServer
+from pipeline.session import Session
+from pipeline.settings import Settings
+from schemas.training_config import TrainingConfig
+from tests.integration.test_bad_input import TRAINING
+
+KILL = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL CONNECTION %s"}
+SLEEP = {"postgresql": "SELECT pg_sleep(1)", "mysql": "SELECT SLEEP(1)"}
+
+
+def other_connection(session: Session) -> HealingConnection:
+    """A second connection to the same server."""
+    info = session.connection.conn_info
+    from pipeline.settings import Database
+
+    database = Database(
+        backend=session.connection.adapter.backend,
+        host=info["host"],
+        port=info["port"],
+        user=info["user"],
+        name=info["database_name"],
+        tls=False,
+    )
+    return open_connection(database, stores={}, reconnect_seconds=5)
+
+
+def terminate(session: Session) -> None:
+    """An administrator ends the connection."""
+    other = other_connection(session)
+    other.query(KILL[other.adapter.backend] % session.connection.connection_id)
+    other.close()
+
+
+def cut_the_wire(session: Session) -> None:
+    """The network drops the socket without a word."""
+    driver = session.connection._conn
+    descriptor = driver.fileno() if session.connection.adapter.backend == "postgresql" else driver._sock.fileno()
+    with socket.socket(fileno=os.dup(descriptor)) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+
+
+def close_the_driver(session: Session) -> None:
+    """Something else closed the driver's connection."""
+    session.connection._conn.close()
+
+
+WAYS = [terminate, cut_the_wire, close_the_driver]
+
+
+@pytest.mark.parametrize("lose", WAYS)
+def test_the_next_statement_reconnects(session: Session, lose: Callable[[Session], None]) -> None:
+    lose(session)
+    assert len(TrainingConfig().insert_tuples(TRAINING).new) == 1
+    lose(session)
+    assert len(TrainingConfig()) == 1
+    assert session.connection.is_connected
+
+
+@pytest.mark.parametrize("lose", WAYS)
+def test_inside_a_transaction_nothing_is_run_again_and_nothing_is_written(
+    session: Session, lose: Callable[[Session], None]
+) -> None:
+    with pytest.raises(LostConnectionError), session.connection.transaction:
+        TrainingConfig().insert_tuples(TRAINING)
+        lose(session)
+        TrainingConfig().insert_tuples({**TRAINING, "batch_size": 11})
+    assert len(TrainingConfig()) == 0
+    assert not session.connection.in_transaction
+
+
+def test_a_commit_on_a_lost_connection_is_an_error(session: Session) -> None:
+    with pytest.raises(DataJointError), session.connection.transaction:
+        TrainingConfig().insert_tuples(TRAINING)
+        cut_the_wire(session)
+    assert len(TrainingConfig()) == 0
+
+
+def test_a_statement_that_is_cut_while_it_runs_is_run_again(session: Session) -> None:
+    connection = session.connection
+    victim = connection.connection_id
+    other = other_connection(session)
+    killer = threading.Timer(0.3, lambda: other.query(KILL[other.adapter.backend] % victim))
+    killer.start()
+    connection.query(SLEEP[connection.adapter.backend])
+    killer.join()
+    assert connection.connection_id != victim
+    other.close()
+
+
+def test_a_restarted_server_is_waited_for(postgres_session: Session) -> None:
+    server = PostgresServer(postgres_session.home)
+    server.stop()
+    starter = threading.Timer(0.5, server.ensure_running)
+    starter.start()
+    assert len(TrainingConfig()) == 0
+    starter.join()
+
+
+def test_a_server_that_stays_away_is_given_up_with_a_sentence(postgres_session: Session) -> None:
+    server = PostgresServer(postgres_session.home)
+    postgres_session.connection.reconnect_seconds = 0.3
+    server.stop()
+    try:
+        with pytest.raises(LostConnectionError, match="the database did not come back"):
+            len(TrainingConfig())
+    finally:
+        server.ensure_running()
+    assert len(TrainingConfig()) == 0
+
+
+def test_a_closed_session_does_not_reconnect_by_itself(postgres_session: Session) -> None:
+    connection = postgres_session.connection
+    postgres_session.close()
+    with pytest.raises(LostConnectionError, match="session is closed"):
+        connection.query("SELECT 1")
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_gets_a_connection_of_its_own(session: Session) -> None:
+    before = session.connection.connection_id
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        session.connection.query("SELECT 1").fetchall()
+        os.write(write, str(session.connection.adapter.get_connection_id(session.connection._conn)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(read, 32)) != before
+    assert session.connection.query("SELECT 41 + 1").fetchone()[0] == 42
+    assert session.connection.connection_id == before
+
+
+def test_time_is_utc_whatever_the_server_thinks(session: Session) -> None:
+    other = other_connection(session)
+    if other.adapter.backend == "mysql":
+        other.query("SET GLOBAL time_zone = '+05:30'")
+    else:
+        other.query("ALTER ROLE CURRENT_USER SET timezone = 'Asia/Kolkata'")
+    try:
+        terminate(session)
+        now = session.connection.query("SELECT CURRENT_TIMESTAMP(3)").fetchone()[0]
+        offset = now.replace(tzinfo=UTC) - datetime.now(UTC) if now.tzinfo is None else now.utcoffset()
+        assert abs(offset.total_seconds()) < 60
+    finally:
+        undo = "SET GLOBAL time_zone = 'SYSTEM'" if other.adapter.backend == "mysql" else "ALTER ROLE CURRENT_USER RESET timezone"
+        other.query(undo)
+        other.close()
+
+
+def test_secrets_are_masked_when_settings_are_printed() -> None:
+    settings = Settings(database_url="mysql://me:very-secret@host/x", mongo_url="mongodb://me:very-secret@host")
+    assert "very-secret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.database!r} {settings.database.label}"
+
+
