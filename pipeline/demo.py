@@ -42,7 +42,7 @@ COMMON = {
     "trainer_class_module_name": "trainers.nn_trainer",
     "trainer_class_name": "NNTrainer",
     "trainer_class_params": {"metrics": [METRIC], "selection": METRIC},
-    "epoch_limit": 30,
+    "epoch_limit": 20,
     "optimizer_class_module_name": "torch.optim",
     "criterion_class_module_name": "torch.nn",
     "criterion_class_name": "CrossEntropyLoss",

@@ -25,7 +25,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -306,10 +306,12 @@ def _cell(column: str, text: str, line: int) -> Any:
     return text
 
 
-def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """A mapping; a name given twice is an error, where the parsers would let the last one win."""
-    mapping: dict[Any, Any] = {}
+def _without_duplicates(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    """A mapping with text for names; one given twice is an error, where the parsers would let the last one win."""
+    mapping: dict[str, Any] = {}
     for name, value in pairs:
+        if not isinstance(name, str):
+            raise InvalidInsertFile(f"the name {name!r} is not text; put it in quotes")
         if name in mapping:
             raise InvalidInsertFile(f"{name!r} is given twice in one mapping; keep one of them")
         mapping[name] = value
@@ -320,10 +322,18 @@ class _Loader(yaml.SafeLoader):
     """YAML whose numbers are those of YAML 1.2: `1e-3` is a number, where YAML 1.1 reads text."""
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+MERGE = "tag:yaml.org,2002:merge"
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    """A mapping whose own names differ; those merged in with `<<` may be given again."""
+    names = [loader.construct_object(name, deep=True) for name, _ in node.value if name.tag != MERGE]
+    _without_duplicates([(name, None) for name in names])
     loader.flatten_mapping(node)
-    construct: Callable[[Any], Any] = lambda part: loader.construct_object(part, deep=True)  # noqa: E731
-    return _without_duplicates([(construct(name), construct(value)) for name, value in node.value])
+    return {
+        loader.construct_object(name, deep=True): loader.construct_object(value, deep=True)
+        for name, value in node.value
+    }
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from datasets_impl.loaders import build_loader
+from schemas import stored_blob
 from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
 from schemas.parameters import TRAINER_OFFERED
+from schemas.training_result import EXTERNAL_STORE
 from trainers import numerics
 
 from . import plots, provenance, worker
@@ -26,6 +28,7 @@ from .errors import PipelineError
 from .node_cache import NodeCache
 from .resolver import ClassResolver
 from .settings import Settings
+from .store import datajoint_adapter
 from .store.interface import Store, parse_address
 from .training_spec import TrainingSpec, read_spec
 
@@ -34,6 +37,8 @@ logger = logging.getLogger("trainloom")
 # Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
 WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
+
+BLOBS = frozenset({*HISTORIES, "model_class_params_history", "code_texts"})
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class TaskRunner:
             score, metrics = _score(trainer)
             artifacts = self._upload(_weights_path(trainer, folders, training))
         chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
-        return Outcome(
+        outcome = Outcome(
             columns={
                 "test_score": score,
                 **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
@@ -110,6 +115,8 @@ class TaskRunner:
                 training.classes(), self._code_dir, numerics=settled, choices=chosen, notes=_notes(training, artifacts)
             ),
         )
+        self._upload_blobs(table, outcome)
+        return outcome
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
         """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
@@ -196,6 +203,14 @@ class TaskRunner:
                 "artifact_kind": _format_of(path),
             }
         ]
+
+    def _upload_blobs(self, table: Any, outcome: Outcome) -> None:
+        """Put what the insert will refer to into our store beforehand: nothing slow is left for its transaction."""
+        if table.connection._config.stores[EXTERNAL_STORE]["protocol"] != datajoint_adapter.PROTOCOL:
+            return
+        for name, value in {**outcome.columns, **outcome.provenance}.items():
+            if name in BLOBS:
+                self._store.put(stored_blob.pack(value), kind="blob")
 
     def _device(self) -> torch.device:
         if self._settings.device == "auto":

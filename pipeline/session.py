@@ -11,17 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from schemas import (  # noqa: F401  # noqa: F401  (tables to activate)
-    binding,
-    dataset_config,
-    model_config,
-    project,
-    schema,
-    stored_blob,
-    training_config,
-    training_result,
-    training_task,
-)
+from datajoint.hash_registry import get_store_backend
+
+from schemas import binding, project, schema, training_result
+from schemas.training_result import EXTERNAL_STORE
 
 from .connection import HealingConnection, open_connection
 from .errors import ConfigurationError, SessionError
@@ -40,7 +33,6 @@ from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
 
-EXTERNAL_STORE = "external_training_result"
 DECLARATION_WAIT = 120  # s, for another process that declares the tables
 MONGO_TIMEOUT = 10_000  # ms, to find a server
 IN_POD = Path("/var/run/secrets/kubernetes.io")
@@ -135,6 +127,7 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     store, note = _store(settings, home, project_id, cleanup)
     datajoint_adapter.attach(settings.schema_name, store)
     cleanup.callback(datajoint_adapter.detach, settings.schema_name)
+    _check_external_store(connection)
     _bind(settings, store, folders, cleanup)
     return Session(settings, connection, store, folders, project_id, home, note, cleanup)
 
@@ -196,6 +189,14 @@ def external_store_spec(settings: Settings) -> dict[str, Any]:
 
     own = dict(dj.config.stores).get(EXTERNAL_STORE)
     return dict(own) if own else {"protocol": datajoint_adapter.PROTOCOL, "location": settings.schema_name}
+
+
+def _check_external_store(connection: HealingConnection) -> None:
+    """A store that cannot be used is found here and not after the first training."""
+    try:
+        get_store_backend(EXTERNAL_STORE, config=connection._config)
+    except Exception as error:
+        raise ConfigurationError(f"the DataJoint store {EXTERNAL_STORE} cannot be used: {error}") from error
 
 
 def _activate(settings: Settings, connection: HealingConnection, home: Home | None) -> None:

@@ -195,8 +195,8 @@ def _provenance_lines(found: Mapping[str, Any]) -> Lines:
         dirty = {"yes": ", with uncommitted changes", "no": ""}.get(found["git_dirty"], ", changes unknown")
         yield 2, f"commit {found['git_commit']}{dirty}"
     for role, recorded in found["code"].items():
-        note = ", not found any more" if recorded["changed"] is None else ", changed since" if recorded["changed"] else ""
-        yield 2, f"code of the {role}: {recorded['module']} sha256 {recorded['sha256'][:SHORT]}{note}"
+        module = f"{recorded['module']} sha256 {recorded['sha256'][:SHORT]}"
+        yield 2, f"code of the {role}: {module}{_change(recorded['changed'])}"
     for name in ("numerics", "choices"):
         if found[name]:
             yield 2, f"{name}: {_arguments(found[name])}"
@@ -228,6 +228,12 @@ def _kept(in_store: bool | None) -> str:
     if in_store is None:
         return ", the store does not answer"
     return ", in the store" if in_store else ", not in the store"
+
+
+def _change(changed: bool | None) -> str:
+    if changed is None:
+        return ", not found any more"
+    return ", changed since" if changed else ""
 
 
 def _damage(configuration: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -143,8 +144,12 @@ class ConfigTable(Connected):
 
     @staticmethod
     def _validate(validate: Any, bound: Bound, slot: ClassSlot) -> None:
+        known = inspect.signature(
+            validate
+        ).parameters  # a subclass may add parameters that the inherited check knows not
+        given = {name: value for name, value in {**bound.complete, **bound.run}.items() if name in known}
         try:
-            validate(**bound.complete, **bound.run)
+            validate(**given)
         except ValueError as error:
             raise InvalidRow(f"{slot.params}: {error}") from error
 

@@ -52,8 +52,3 @@ def deactivate() -> None:
             table.database = None
     schema.database = None
     schema.connection = None
-
-
-def tables() -> list[type]:
-    """The master tables of the project, in the order of their declaration."""
-    return [master for master, _ in schema.declare_list]

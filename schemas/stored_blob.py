@@ -30,6 +30,12 @@ class StoredBlobDamaged(StoredBlobError):
     """The stored bytes are not those that the row names."""
 
 
+def pack(value: Any) -> bytes:
+    """The bytes that a value is stored as: equal values give equal bytes."""
+    packed: bytes = blob.pack(value, compress=True)
+    return packed
+
+
 class StoredBlob(SchemaCodec):
     """Codec `stored_blob`; to be used with a store, as in `history : <stored_blob@external_training_result>`."""
 
@@ -50,7 +56,7 @@ class StoredBlob(SchemaCodec):
         DataJointError
             If a type in `value` cannot be packed or the store is not configured.
         """
-        content = blob.pack(value, compress=True)
+        content = pack(value)
         sha256 = hashlib.sha256(content).hexdigest()
         store_name = store_name or None  # `@` alone means the default store
         backend = self._get_backend(store_name, config=self._codec_config(key, context))

@@ -17,6 +17,7 @@ from .schema import Connected, schema
 from .training_config import TrainingConfig
 from .training_task import TrainingTask
 
+EXTERNAL_STORE = "external_training_result"  # the tutorial's name, in the definitions below
 ORDERS = ("original", "random")
 
 

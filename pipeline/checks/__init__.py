@@ -1,0 +1,1 @@
+"""What `trainloom doctor` looks at. Checks start nothing and make nothing."""
