@@ -19,7 +19,6 @@ from schemas import stored_blob
 from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
-from schemas.parameters import TRAINER_OFFERED
 from schemas.training_result import EXTERNAL_STORE
 from trainers import numerics
 
@@ -165,7 +164,7 @@ class TaskRunner:
             "max_epoch": training.epoch_limit,
         }
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
-        return training.trainer.cls(**given, **self._offered(training), **training.trainer.params)
+        return training.trainer.cls(**given, **self._offered(training, folders, resources), **training.trainer.params)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
@@ -183,13 +182,16 @@ class TaskRunner:
             )
         return folders.dataset_dir
 
-    @staticmethod
-    def _offered(training: TrainingSpec) -> dict[str, Any]:
+    def _offered(self, training: TrainingSpec, folders: Folders, resources: ExitStack) -> dict[str, Any]:
         """What a trainer gets only if its constructor names it."""
         named = inspect.signature(training.trainer.cls).parameters
-        return {
-            name: value for name, value in {"seed": training.seed}.items() if name in named and name in TRAINER_OFFERED
-        }
+        offered: dict[str, Any] = {"seed": training.seed}
+        if training.initial_weights:
+            path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
+            self._store.download(parse_address(training.initial_weights), path)
+            resources.callback(path.unlink, missing_ok=True)
+            offered["initial_weights"] = str(path)
+        return {name: value for name, value in offered.items() if name in named}
 
     def _upload(self, path: Path) -> list[dict[str, Any]]:
         if not path.is_file():

@@ -32,6 +32,7 @@ class TrainingSpec:
     dataset_row : the config row as user code receives it.
     model_params : complete: shapes, the row's parameters and the dataset's additional ones.
     samplers : tier to its sampler; tiers without one are missing.
+    initial_weights : address of the weights to start from, or empty.
     notes : what a reader of the result should know.
     """
 
@@ -47,6 +48,7 @@ class TrainingSpec:
     criterion: Component
     batch_size: int
     epoch_limit: int
+    initial_weights: str = ""
     notes: list[str] = field(default_factory=list)
 
     def classes(self) -> dict[str, type]:
@@ -90,6 +92,7 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         criterion=training["criterion_class_params"],
         batch_size=int(rows["training"]["batch_size"]),
         epoch_limit=int(rows["training"]["epoch_limit"]),
+        initial_weights=rows["initial_weights"],
         notes=notes,
     )
 

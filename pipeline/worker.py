@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dic
     """Make the missing rows of a computed table, one key at a time; parameters and return value as DataJoint's
     `populate`."""
     reserve = options["reserve_jobs"]
-    jobs = table.jobs if reserve else None
+    jobs = job_table(table) if reserve else None
     if reserve and options["refresh"] is not False:
         enqueue(table, restrictions)
     keys = _pending(table, restrictions, options["priority"]) if reserve else _missing(table, restrictions)
@@ -55,9 +55,18 @@ def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dic
     return {"success_count": success, "error_list": errors}
 
 
+def job_table(table: Any) -> Any:
+    """The job table of a computed table, made once per session: for each object of `table` DataJoint would ask the
+    database anew for its columns and foreign keys, a dozen statements."""
+    cls = type(table)
+    if cls._jobs is None:
+        cls._jobs = table.jobs  # found by all objects of the class until `schema.deactivate`
+    return cls._jobs
+
+
 def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
     """Put every key without result and job into the job table, with its task's priority, in one statement."""
-    jobs, connection = table.jobs, table.connection
+    jobs, connection = job_table(table), table.connection
     adapter = connection.adapter
     quote = adapter.quote_identifier
     missing = (table.key_source & AndList(restrictions)) - table.proj()
@@ -79,8 +88,13 @@ def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, A
     wrong with the task.
     """
     started = time.monotonic()
+
+    def complete() -> None:
+        if jobs is not None:
+            jobs.complete(key, duration=time.monotonic() - started)
+
     try:
-        made = _make(table, key, make_kwargs)
+        made = _make(table, key, make_kwargs, complete)
     except Exception as error:
         if jobs is not None:
             jobs.error(key, error_message=storable(_message(error)), error_stack=storable(traceback.format_exc()))
@@ -90,16 +104,15 @@ def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, A
             release(jobs, key)
         raise
     duration = time.monotonic() - started
-    if jobs is not None:
-        jobs.complete(key, duration=duration)
     logger.info("made %s in %.1f s", key, duration, extra={"event": "made", "key": key, "duration": duration})
     return made
 
 
-def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any]) -> int:
+def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any], complete: Callable[[], None]) -> int:
     """The three parts of `make`: nothing is locked while the second one runs, and the first is read again before
-    the third."""
+    the third. `complete` settles the job, in one transaction with the result."""
     if key in table:
+        complete()
         return 0
     fetched = table.make_fetch(dict(key), **make_kwargs)
     computed = table.make_compute(dict(key), *fetched)
@@ -109,6 +122,7 @@ def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any]) -> int:
                 f"the rows that {key} is made of changed while it was computed; its result was not written"
             )
         table.make_insert(dict(key), *computed)
+        complete()
     return 1
 
 

@@ -31,7 +31,7 @@ TRAINER_GIVEN = frozenset(
         "max_epoch",
     }
 )
-TRAINER_OFFERED = frozenset({"seed", "reporter", "checkpoints", "stop"})
+TRAINER_OFFERED = frozenset({"seed", "initial_weights", "reporter", "checkpoints", "stop"})
 
 # What the pipeline itself passes when it builds a class: the first so many positional arguments, and arguments by name.
 GIVEN: Mapping[str, tuple[int, frozenset[str]]] = {

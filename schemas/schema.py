@@ -50,5 +50,7 @@ def deactivate() -> None:
             table._connection = None
             table._heading = None
             table.database = None
+        if issubclass(master, dj.Computed):
+            master._jobs = None  # kept by `pipeline.worker.job_table`
     schema.database = None
     schema.connection = None

@@ -16,6 +16,7 @@ from .outcome import Outcome
 from .schema import Connected, schema
 from .training_config import TrainingConfig
 from .training_task import TrainingTask
+from .warm_start import WarmStart
 
 EXTERNAL_STORE = "external_training_result"  # the tutorial's name, in the definitions below
 ORDERS = ("original", "random")
@@ -104,8 +105,9 @@ class TrainingResult(Connected, dj.Computed):
 
     @property
     def key_source(self) -> Any:
-        """The tasks, with the priority that their jobs get."""
-        return TrainingTask()
+        """The tasks, with the priority that their jobs get; one that starts warm waits for its source."""
+        trained = self.proj(warm_start_task_md5_hash="training_task_md5_hash")
+        return TrainingTask() - (WarmStart() - trained).proj()
 
     def populate(
         self,
@@ -168,12 +170,18 @@ class TrainingResult(Connected, dj.Computed):
 
     @staticmethod
     def spec(key: Mapping[str, Any]) -> dict[str, Any]:
-        """The rows a task is made of: ``task``, ``dataset``, ``model`` and ``training``."""
+        """The rows a task is made of: ``task``, ``dataset``, ``model`` and ``training``.
+
+        ``initial_weights`` is the address of the weights it starts from, or empty.
+        """
         task = (TrainingTask() & {"training_task_md5_hash": key["training_task_md5_hash"]}).proj(
             "dataset_config_md5_hash", "model_config_md5_hash", "training_config_md5_hash", "seed", "code_version"
         )
         row = task.fetch1()
+        source = (WarmStart() & {"training_task_md5_hash": key["training_task_md5_hash"]}).to_dicts()
+        trained = {"training_task_md5_hash": source[0]["warm_start_task_md5_hash"]} if source else None
         return {
+            "initial_weights": (TrainingResult() & trained).fetch1("model_save_path") if trained else "",
             "task": row,
             "dataset": (DatasetConfig() & {"dataset_config_md5_hash": row["dataset_config_md5_hash"]}).fetch1(),
             "model": (ModelConfig() & {"model_config_md5_hash": row["model_config_md5_hash"]}).fetch1(),

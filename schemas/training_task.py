@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from itertools import product
 from typing import Any, ClassVar
 
@@ -26,18 +28,21 @@ HASHES = tuple(table.key_column for table in CONFIGS)
 COLUMNS: Mapping[Any, tuple[str, ...]] = {
     DatasetConfig: ("additional_model_params", "example_counts", "dataset_file_name"),
     ModelConfig: ("model_class_module_name", "model_class_name", "model_config_text"),
-    TrainingConfig: ("batch_size",),
+    TrainingConfig: ("batch_size", "trainer_class_module_name", "trainer_class_name"),
 }
 
 
 @schema
 class TrainingTask(Connected, dj.Manual):
-    """A combination to train. The key is the md5 of the three keys, the seed and the code version; `priority` is
-    not part of it."""
+    """A combination to train.
+
+    The key is the md5 of the three keys, the seed, and the code version and warm start where given; `priority` is not
+    part of it.
+    """
 
     definition = """
     # A combination to train
-    training_task_md5_hash : char(32)          # md5 of the three keys, the seed and the code version
+    training_task_md5_hash : char(32)          # md5 of what makes the task; see the class
     ---
     -> DatasetConfig
     -> ModelConfig
@@ -49,13 +54,19 @@ class TrainingTask(Connected, dj.Manual):
     """
 
     required: ClassVar[tuple[str, ...]] = HASHES
-    defaults: ClassVar[Mapping[str, Any]] = {"seed": 0, "code_version": "", "priority": DEFAULT_PRIORITY}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "seed": 0,
+        "code_version": "",
+        "warm_start": "",
+        "priority": DEFAULT_PRIORITY,
+    }
 
     def insert_tuples(self, tuples: Any) -> Keys:
         """Insert one dict or a list of dicts (or a DataFrame), each with the keys of the three configurations.
 
-        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first) and ``code_version`` (empty). Tasks that are
-        already there are left as they are. Either every row is inserted or, on an error, none.
+        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first), ``code_version`` (empty) and ``warm_start``
+        (empty, or the key of the task whose best weights this one starts from). Tasks that are already there are left
+        as they are. Either every row is inserted or, on an error, none.
 
         Returns
         -------
@@ -128,17 +139,32 @@ class TrainingTask(Connected, dj.Manual):
         _check_integer("priority", checked["priority"], 0, 127)
         if not isinstance(checked["code_version"], str) or len(checked["code_version"]) > 64:
             raise InvalidRow("code_version must be text of at most 64 characters")
+        if not isinstance(checked["warm_start"], str):
+            raise InvalidRow(f"warm_start must be the key of a task, not {checked['warm_start']!r}")
         return checked
 
     def _insert_checked(self, rows: list[dict[str, Any]]) -> Keys:
         keyed = [{"training_task_md5_hash": task_key(row), **row} for row in rows]
         keys = [{"training_task_md5_hash": row["training_task_md5_hash"]} for row in keyed]
         unique = {row["training_task_md5_hash"]: row for row in keyed}
+        sources = {key: row.pop("warm_start") for key, row in unique.items()}
         present = self._present(list(unique))
         new = {key: row for key, row in unique.items() if key not in present}
         if new:
-            self.insert(list(new.values()), skip_duplicates=True)
+            self._insert_new(list(new.values()), {key: sources[key] for key in new if sources[key]})
         return Keys(keys, [{"training_task_md5_hash": key} for key in new])
+
+    def _insert_new(self, rows: list[dict[str, Any]], sources: dict[str, str]) -> None:
+        """Insert tasks and, in the same transaction, the sources of those that have one."""
+        if not sources:
+            self.insert(rows, skip_duplicates=True)
+            return
+        from .warm_start import WarmStart  # it refers to this table
+
+        warm = [{"training_task_md5_hash": task, "warm_start_task_md5_hash": of} for task, of in sources.items()]
+        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+            self.insert(rows, skip_duplicates=True)
+            WarmStart().insert(warm, skip_duplicates=True)
 
     def _present(self, keys: list[str]) -> set[str]:
         """Which of the given keys (hexadecimal digits, made here) are in the table."""
@@ -152,8 +178,9 @@ class TrainingTask(Connected, dj.Manual):
 def task_key(row: Mapping[str, Any]) -> str:
     """The md5 key of a task."""
     content = {column: row[column] for column in (*HASHES, "seed")}
-    if row["code_version"]:
-        content["code_version"] = row["code_version"]
+    for column in ("code_version", "warm_start"):
+        if row[column]:
+            content[column] = row[column]
     return content_md5({"table": "training_task", "fields": content})
 
 
@@ -184,6 +211,7 @@ class Combinations:
             table.key_column: _fetch(table, {row[table.key_column] for row in rows}, columns)
             for table, columns in COLUMNS.items()
         }
+        self._tasks = _fetch(TrainingTask, {row["warm_start"] for row in rows if row["warm_start"]}, ())
         self._checked: set[tuple[str, ...]] = set()
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -194,6 +222,8 @@ class Combinations:
                     f"there is no {table.__name__} {row[table.key_column]!r}; insert it first and pass the key that "
                     "insert_tuples returns"
                 )
+        if row["warm_start"]:
+            self._check_warm_start(row["warm_start"], self._rows[HASHES[2]][row[HASHES[2]]])
         combination = tuple(row[column] for column in HASHES)
         if combination in self._checked:
             return
@@ -201,6 +231,14 @@ class Combinations:
         self._check_batch(dataset, training)
         self._check_model_params(dataset, model)
         self._checked.add(combination)
+
+    def _check_warm_start(self, source: str, training: Mapping[str, Any]) -> None:
+        if source not in self._tasks:
+            raise InvalidRow(f"warm_start names the task {source!r}, which does not exist; insert it first")
+        module, name = training["trainer_class_module_name"], training["trainer_class_name"]
+        trainer = services("TrainingTask").resolver.resolve(module, name, "trainer")
+        if "initial_weights" not in inspect.signature(trainer).parameters:
+            raise InvalidRow(f"{module}.{name} cannot start warm: its constructor does not take initial_weights")
 
     @staticmethod
     def _check_batch(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> None:
@@ -241,10 +279,11 @@ class Combinations:
 
 
 def _fetch(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    (key_column,) = table.primary_key
     for key in keys:
         if not isinstance(key, str):
-            raise InvalidRow(f"{table.key_column} must be text, not {key!r}")
+            raise InvalidRow(f"{key_column} must be text, not {key!r}")
     if not keys:
         return {}
-    restriction = [{table.key_column: key} for key in sorted(keys)]
-    return {row[table.key_column]: row for row in (table() & restriction).proj(*columns).to_dicts()}
+    restriction = [{key_column: key} for key in sorted(keys)]
+    return {row[key_column]: row for row in (table() & restriction).proj(*columns).to_dicts()}

@@ -48,6 +48,7 @@ class NNTrainer:
         model_save_path: the safetensors file of the best weights, written at the end of `train`.
         max_epoch: number of epochs, at least 1.
         seed: of all random draws made here; at least 0.
+        initial_weights: a safetensors file of weights to start from instead of the model's own initial ones.
         reporter: is told of each epoch.
         metrics: names from `trainers.metrics.METRICS`, computed on the validation tier each epoch and on the test tier.
         selection: what chooses the best epoch and is the test score: "loss" or one of `metrics`.
@@ -89,6 +90,7 @@ class NNTrainer:
         model_save_path: str | os.PathLike[str],
         max_epoch: int,
         seed: int = 0,
+        initial_weights: str | os.PathLike[str] | None = None,
         reporter: Reporter | None = None,
         metrics: Sequence[str] = (),
         selection: str = LOSS,
@@ -109,6 +111,8 @@ class NNTrainer:
         self.selection = selection
 
         self._build(model_class, model_class_params, criterion_class, criterion_class_params)
+        if initial_weights is not None:
+            BestWeights(initial_weights).load_into(self.model, self.device)
         self.choices: dict[str, str] = {}
         self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
         if implementation is not None:

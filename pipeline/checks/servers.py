@@ -210,6 +210,8 @@ def _remote_mongo(url: str, database: str) -> Check:
     from pymongo import errors
 
     try:
+        if not url.startswith(("mongodb://", "mongodb+srv://")):
+            raise ValueError("the driver takes text without a scheme for the name of a host")
         client: pymongo.MongoClient[Any] = pymongo.MongoClient(url, serverSelectionTimeoutMS=int(ANSWER_LIMIT * 1000))
     except (errors.ConfigurationError, errors.InvalidURI, ValueError):
         cure = "write mongodb://user:password@host:port with every special character of the password percent-encoded"

@@ -28,7 +28,9 @@ def training(**changes: Any) -> dict[str, Any]:
     }
 
 
-def insert_tasks(session: Any, *trainings: dict[str, Any], model: dict[str, Any] | None = None, seeds: Any = (0,)) -> Any:
+def insert_tasks(
+    session: Any, *trainings: dict[str, Any], model: dict[str, Any] | None = None, seeds: Any = (0,)
+) -> Any:
     """Tasks that train one model on the digits: one for each training configuration and seed; returns their keys."""
     build_digits(Path(session.folders.dataset_dir) / "digits.h5")
     datasets = DatasetConfig().insert_tuple(

@@ -297,3 +297,24 @@ def test_a_task_that_is_given_another_priority_while_it_trains_is_written(
 
     monkeypatch.setattr(TrainingResult, "make_compute", change_and_compute)
     assert TrainingResult().populate(tasks[0], reserve_jobs=True)["success_count"] == 1
+
+
+@pytest.mark.feature("S4")
+def test_a_warm_start_waits_for_its_source_and_begins_with_its_weights(session: Session) -> None:
+    cold = insert(session, seeds=[0])[0]
+    configs = (TrainingTask() & cold).fetch1()
+    row = {name: configs[name] for name in configs if name.endswith("_config_md5_hash")}
+    frozen = {**TRAINING, "optimizer_class_params": {"lr": 0.0}}
+    row.update(TrainingConfig().insert_tuples(frozen)[0])
+    source = cold["training_task_md5_hash"]
+    warm = TrainingTask().insert_tuples({**row, "warm_start": source})
+    assert warm.new
+    assert TrainingTask().insert_tuples({**row, "warm_start": source}) == warm
+    assert TrainingTask().insert_tuples(row)[0] != warm[0]
+    assert TrainingResult().populate(warm[0], reserve_jobs=True)["success_count"] == 0
+    assert TrainingResult().populate(cold, reserve_jobs=True)["success_count"] == 1
+    assert TrainingResult().populate(warm[0], reserve_jobs=True)["success_count"] == 1
+    first, second = ((TrainingResult() & key).fetch1("test_score") for key in (cold, warm[0]))
+    assert second == pytest.approx(first)
+    with pytest.raises(ValueError, match="names the task '0{32}', which does not exist"):
+        TrainingTask().insert_tuples({**row, "warm_start": "0" * 32})

@@ -165,7 +165,9 @@ def test_no_home_is_a_warning_only_where_one_is_needed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_home_that_others_can_read_or_on_a_share_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_others_can_read_or_on_a_share_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = Home.create(tmp_path / ".trainloom")
     assert only(servers.home(Settings())).status is Status.OK
     home.path.chmod(0o755)
