@@ -36,7 +36,7 @@ class Setting:
 def list_settings(settings: Settings, config: Path | None = None, env: Mapping[str, str] = os.environ) -> list[Setting]:
     """All settings of a project; `config` and `env` are what they were loaded with."""
     origins = dict.fromkeys(Settings.model_fields, "default")
-    for where, layer in (*sources._file_layers(config), *sources._environment_layers(env, Settings)):
+    for where, layer in sources.layers(config, env):
         origins |= dict.fromkeys(layer, where)
     origins |= {name: "given" for name in settings.model_fields_set if origins[name] == "default"}
     fields = Settings.model_fields.items()

@@ -15,8 +15,8 @@ YAML and JSON hold a mapping of sections, each a list::
       - {datasets: [digits], models: all, trainings: [adam, 0a1b2c3d], seeds: [0, 1], priority: 5}
 
 Tasks and grids name configurations by `name`, by key or by the beginning of a key; `all` stands for every stored one.
-CSV holds the rows of one section other than `grids`: a column per column, cells of ``…_params`` as JSON, an empty cell
-for a column that is left out.
+`warm_start` of a task is the key of the task whose weights it starts from. CSV holds the rows of one section other than
+`grids`: a column per column, cells of ``…_params`` as JSON, an empty cell for a column that is left out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ INSERTION_ORDER = ("models", "trainings", "datasets")
 SECTIONS = (*TABLES, "tasks", "grids")
 CSV_SECTIONS = (*TABLES, "tasks")
 REFERENCES = {"dataset": "datasets", "model": "models", "training": "trainings"}
-TASK_OPTIONS = ("seed", "priority", "code_version")
+TASK_OPTIONS = ("seed", "priority", "code_version", "warm_start")
 GRID_OPTIONS = ("seeds", "priority", "code_version")
 INTEGER_COLUMNS = ("batch_size", "epoch_limit", "seed", "priority")
 LARGEST_GRID = 1_000_000
@@ -177,7 +177,13 @@ def _insert_tasks(content: Content, names: Mapping[str, Mapping[str, str]]) -> K
 def _task(where: str, row: Mapping[str, Any], names: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     _check_names(where, row, required=REFERENCES, optional=TASK_OPTIONS)
     keys = {TABLES[section].key_column: _key(where, section, row[one], names) for one, section in REFERENCES.items()}
-    return {**keys, **{option: row[option] for option in TASK_OPTIONS if option in row}}
+    options = {option: row[option] for option in TASK_OPTIONS if option in row}
+    if isinstance(options.get("warm_start"), str):
+        try:
+            options["warm_start"] = full_key(TrainingTask, options["warm_start"])
+        except UnknownKey as error:
+            raise InvalidInsertFile(f"{where}, warm_start: {error}") from error
+    return {**keys, **options}
 
 
 def _grid(where: str, grid: Mapping[str, Any], names: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
@@ -22,7 +23,7 @@ from schemas.outcome import Outcome
 from schemas.training_result import EXTERNAL_STORE
 from trainers import numerics
 
-from . import plots, provenance, worker
+from . import code_changes, plots, provenance, worker
 from .errors import PipelineError
 from .node_cache import NodeCache
 from .resolver import ClassResolver
@@ -79,7 +80,8 @@ class TaskRunner:
     def populate(
         self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Train what has no result; see `worker.populate`."""
+        """Train what has no result; see `worker.populate`. Results whose code has changed since are told."""
+        code_changes.warn_if_changed(logger)
         return worker.populate(table, restrictions, order, options)
 
     def plot(self, title: str, training: Any, validation: Any) -> Any:
@@ -98,24 +100,19 @@ class TaskRunner:
             score, metrics = _score(trainer)
             artifacts = self._upload(_weights_path(trainer, folders, training))
         chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
-        outcome = Outcome(
-            columns={
-                "test_score": score,
-                **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
-                "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
-                "model_save_path": self._store.address(artifacts[0]["artifact_sha256"]) if artifacts else "",
-                "parameter_count": _parameter_count(trainer),
-                "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
-                "duration": time.monotonic() - started,
-            },
-            metrics=metrics,
-            artifacts=artifacts,
-            provenance=provenance.record(
-                training.classes(), self._code_dir, numerics=settled, choices=chosen, notes=_notes(training, artifacts)
-            ),
+        columns = {
+            "test_score": score,
+            **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
+            "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
+            "model_save_path": self._store.address(artifacts[0]["artifact_sha256"]) if artifacts else "",
+            "parameter_count": _parameter_count(trainer),
+            "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
+            "duration": time.monotonic() - started,
+        }
+        recorded = provenance.record(
+            training.classes(), self._code_dir, numerics=settled, choices=chosen, notes=_notes(training, artifacts)
         )
-        self._upload_blobs(table, outcome)
-        return outcome
+        return Outcome(self._uploaded(table, columns), metrics, artifacts, self._uploaded(table, recorded))
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
         """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
@@ -206,13 +203,16 @@ class TaskRunner:
             }
         ]
 
-    def _upload_blobs(self, table: Any, outcome: Outcome) -> None:
-        """Put what the insert will refer to into our store beforehand: nothing slow is left for its transaction."""
+    def _uploaded(self, table: Any, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its blobs put into our store beforehand: nothing slow is left for the insert's transaction."""
         if table.connection._config.stores[EXTERNAL_STORE]["protocol"] != datajoint_adapter.PROTOCOL:
-            return
-        for name, value in {**outcome.columns, **outcome.provenance}.items():
-            if name in BLOBS:
-                self._store.put(stored_blob.pack(value), kind="blob")
+            return row
+        return {name: self._put_blob(name, value) if name in BLOBS else value for name, value in row.items()}
+
+    def _put_blob(self, name: str, value: Any) -> stored_blob.Uploaded:
+        content = _packed_texts(tuple(value.items())) if name == "code_texts" else stored_blob.pack(value)
+        stored = self._store.put(content, kind="blob")
+        return stored_blob.Uploaded(stored.sha256, stored.size)
 
     def _device(self) -> torch.device:
         if self._settings.device == "auto":
@@ -226,6 +226,12 @@ class TaskRunner:
 def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
     """Where the trainer says that it wrote the best weights; the path it was given where it says nothing."""
     return Path(getattr(trainer, "model_save_path", None) or folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}")
+
+
+@functools.lru_cache(maxsize=16)
+def _packed_texts(texts: tuple[tuple[str, str], ...]) -> bytes:
+    """Packed once: the code of one task is mostly that of the next, and compressing it takes milliseconds."""
+    return stored_blob.pack(dict(texts))
 
 
 def _format_of(path: Path) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -138,13 +138,10 @@ class Settings(BaseModel):
         ConfigurationError
             If a file cannot be read or a value is wrong; the message names the setting and where it came from.
         """
-        layers: list[tuple[str, Mapping[str, Any]]] = [*_file_layers(config), *_environment_layers(env, cls)]
-        layers.append(
-            ("the command line", {name: value for name, value in (overrides or {}).items() if value is not None})
-        )
+        given = {name: value for name, value in (overrides or {}).items() if value is not None}
         merged: dict[str, Any] = {}
         origin: dict[str, str] = {}
-        for where, layer in layers:
+        for where, layer in (*layers(config, env), ("the command line", given)):
             for name, value in layer.items():
                 if name not in cls.model_fields:
                     raise ConfigurationError(
@@ -185,6 +182,10 @@ class Settings(BaseModel):
 
 def _parse_database_url(url: str, tls: bool | None) -> Database:
     parts = urlsplit(url)
+    if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+        raise ConfigurationError(
+            "database_url has a '/', '?' or '#' in its user or password; write it as %2F, %3F or %23"
+        )
     backend = SCHEMES.get(parts.scheme.partition("+")[0])
     if backend is None:
         raise ConfigurationError("database_url must begin with postgresql:// or mysql://")
@@ -207,16 +208,17 @@ def _parse_database_url(url: str, tls: bool | None) -> Database:
 
 
 def without_password(url: str) -> str:
-    """A URL fit for messages and logs."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    userinfo, _, host = parts.netloc.rpartition("@")
-    return parts._replace(netloc=f"{quote(unquote(userinfo.partition(':')[0]))}:***@{host}").geturl()
+    """A URL fit for messages and logs, also where its password holds characters that should have been escaped."""
+    scheme, separator, rest = url.partition("://")
+    userinfo, at, host = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return f"{scheme}{separator}{user}:***{at}{host}" if at and colon else url
 
 
-def _environment_layers(env: Mapping[str, str], cls: type[Settings]) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    for variable, name in cls.aliases.items():
+def layers(config: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What is set where, the weakest first: pairs of a source as messages name it and its values by setting."""
+    yield from _file_layers(config)
+    for variable, name in Settings.aliases.items():
         if env.get(variable):
             yield f"the environment variable {variable}", {name: env[variable]}
     for variable, value in env.items():

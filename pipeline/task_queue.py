@@ -13,7 +13,7 @@ from . import task_states
 from .errors import PipelineError
 from .short_keys import shown
 from .task_states import TASK_KEY, State
-from .worker import enqueue
+from .worker import enqueue, job_table
 
 
 class TaskInUse(PipelineError, ValueError):
@@ -34,7 +34,7 @@ def cancel(keys: Iterable[str]) -> None:
             raise TaskInUse(f"task {shown(row['task'])} is finished; there is nothing to cancel")
         if row["state"] == State.RESERVED:
             raise TaskInUse(f"task {shown(row['task'])} is being trained by {_holder(row)}; stop that worker first")
-    jobs = TrainingResult().jobs
+    jobs = job_table(TrainingResult())
     for row in rows:
         jobs.ignore({TASK_KEY: row["task"]})
 
@@ -63,7 +63,7 @@ def retrain(keys: Iterable[str]) -> None:
     table = TrainingResult()
     for key in keys:
         restriction = {TASK_KEY: key}
-        (table.jobs & restriction).delete_quick()
+        (job_table(table) & restriction).delete_quick()
         (table & restriction).delete(prompt=False)
         enqueue(table, (restriction,))
 

@@ -11,6 +11,8 @@ from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
+from .worker import job_table
+
 
 class State(StrEnum):
     """The state of a task: that of its job in DataJoint's job table, or finished where there is a result."""
@@ -85,6 +87,6 @@ def _source(tasks: Any) -> str:
     result = TrainingResult()
     optional = " ".join(
         f"LEFT JOIN {name} AS {alias} ON {alias}.{TASK_KEY} = t.{TASK_KEY}"
-        for alias, name in (("r", result.full_table_name), ("j", result.jobs.full_table_name))
+        for alias, name in (("r", result.full_table_name), ("j", job_table(result).full_table_name))
     )
     return f"FROM ({chosen.make_sql()}) AS t {joins} {optional}"

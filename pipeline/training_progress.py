@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
@@ -10,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from . import task_states
+from . import code_changes, task_states
 from .short_keys import shown
-from .worker import enqueue
 from .worker_pool import Assignment, Event, WorkerPool
 
 if TYPE_CHECKING:
@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
+logger = logging.getLogger("trainloom")
+
 
 def train(settings: Settings, processes: int, assignment: Assignment) -> int:
     """Train what the assignment asks for with that many processes and print how it goes; a session must be open.
 
     Returns the exit code of the pool.
     """
-    enqueue(TrainingResult(), assignment.restrictions)
-    chosen = TrainingTask()
+    ready = TrainingResult().key_source  # not the tasks that wait for others
     for restriction in assignment.restrictions:
-        chosen = chosen & restriction
-    pending = task_states.count(chosen)[task_states.State.PENDING]
+        ready = ready & restriction
+    pending = task_states.count(ready)[task_states.State.PENDING]
     total = pending if assignment.max_tasks is None else min(pending, assignment.max_tasks)
+    code_changes.warn_if_changed(logger)
     if not total:
         print("There is nothing to train.")
         return 0

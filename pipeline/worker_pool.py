@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from schemas.training_result import TrainingResult
 
 from .errors import PipelineError
-from .worker import TERMINATED, storable
+from .worker import TERMINATED, job_table, storable
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -176,7 +176,7 @@ def _received(channel: Connection) -> Event | None:
 
 def _settle_job(pid: int | None, status: Literal["error", "pending"], message: str) -> None:
     """Settle the job that a process of this machine held when it died."""
-    jobs = TrainingResult().jobs
+    jobs = job_table(TrainingResult())
     quote = jobs.connection.adapter.quote_identifier
     jobs.connection.query(
         f"UPDATE {jobs.full_table_name} SET {quote('status')}=%s, {quote('error_message')}=%s "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from datajoint import blob
@@ -30,6 +31,14 @@ class StoredBlobDamaged(StoredBlobError):
     """The stored bytes are not those that the row names."""
 
 
+@dataclass(frozen=True)
+class Uploaded:
+    """Stands for a value in a row to insert whose packed bytes lie in the column's store already."""
+
+    sha256: str
+    size: int
+
+
 def pack(value: Any) -> bytes:
     """The bytes that a value is stored as: equal values give equal bytes."""
     packed: bytes = blob.pack(value, compress=True)
@@ -49,25 +58,31 @@ class StoredBlob(SchemaCodec):
         context: dict[str, Any] | None = None,
         store_name: str | None = None,
     ) -> dict[str, Any]:
-        """Pack `value`, write it to the store and return what the column holds.
+        """Pack `value`, write it to the store and return what the column holds; of `Uploaded` only the last.
 
         Raises
         ------
         DataJointError
             If a type in `value` cannot be packed or the store is not configured.
         """
-        content = pack(value)
-        sha256 = hashlib.sha256(content).hexdigest()
         store_name = store_name or None  # `@` alone means the default store
         backend = self._get_backend(store_name, config=self._codec_config(key, context))
-        path = "/".join(part for part in (backend.spec["hash_prefix"].strip("/"), sha256[:2], sha256) if part)
+        content = None if isinstance(value, Uploaded) else pack(value)
+        named = value if content is None else Uploaded(hashlib.sha256(content).hexdigest(), len(content))
+        folders = (backend.spec["hash_prefix"].strip("/"), named.sha256[:2], named.sha256)
+        path = "/".join(part for part in folders if part)
+        if content is not None:
+            self._put(backend, content, path)
+        return {"sha256": named.sha256, "size": named.size, "store": store_name, "path": path}
+
+    @staticmethod
+    def _put(backend: Any, content: bytes, path: str) -> None:
         try:
             backend.put_buffer(content, path)
         except FileNotFoundError:
             # On stores in a folder DataJoint gives the temporary file of all writers of a path one name: another
             # process, which wrote the same content, has renamed it already.
             backend.put_buffer(content, path)
-        return {"sha256": sha256, "size": len(content), "store": store_name, "path": path}
 
     def decode(self, stored: Any, *, key: dict[str, Any] | None = None, context: dict[str, Any] | None = None) -> Any:
         """Read, verify and unpack.

@@ -4,6 +4,8 @@ quick."""
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "pipeline.session",
+    "main": "pipeline.cli.main",
     "Session": "pipeline.session",
     "Settings": "pipeline.settings",
     "DatasetConfig": "schemas.dataset_config",
@@ -43,7 +46,21 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'trainloom' has no attribute {name!r}")
+    _refuse_shadows()
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def _refuse_shadows() -> None:
+    """Our packages have common names: another `pipeline` that is found first must be named, not half imported."""
+    ours = Path(__file__).resolve().parent.parent
+    for root in ("pipeline", "schemas", "trainers", "datasets_impl", "models_impl"):
+        spec = importlib.util.find_spec(root)
+        found = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        if found != ours / root / "__init__.py":
+            raise ImportError(
+                f"the package {root} of trainloom is hidden by {found or 'a folder of that name'}; "
+                "rename that one or start Python in another folder"
+            )
 
 
 def __dir__() -> list[str]:

@@ -121,7 +121,7 @@ def _embedded_postgres(found: Home | None) -> Database | Check:
         return ok("database", f"embedded PostgreSQL in {programs}; no home to run it in yet")
     server = PostgresServer(found)
     if server.version is None:
-        postgres._version(programs)  # raises and says why
+        postgres.program_version(programs)  # raises and says why
     if not server.is_running():
         return ok("database", f"embedded PostgreSQL {server.version}, not running now; it starts when it is needed")
     address = server.address
@@ -194,7 +194,7 @@ def _mongod() -> str:
     problems = []
     for program in mongo.find_programs():
         try:
-            return mongo._version(program)
+            return mongo.program_version(program)
         except MongoUnavailable as problem:
             problems.append(problem)
     if problems:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from typing import Any
 
 from pipeline.cli.context import open_session, print_json, print_table
+
+logger = logging.getLogger("trainloom")
 
 RECENT = 10
 """How many errors are shown."""
@@ -20,15 +23,18 @@ def add_parser(subparsers: Any) -> None:
 
 def _status(args: argparse.Namespace) -> int:
     with open_session(args) as session:
-        from pipeline import task_states
+        from pipeline import code_changes, task_states
         from pipeline.short_keys import shown
 
         counts = task_states.count()
         errors = task_states.rows(state=task_states.State.ERROR, limit=RECENT)
         reserved = task_states.rows(state=task_states.State.RESERVED)
         where = session.settings.schema_name
+        changed = code_changes.changed_results() if args.json else {}
+        if not args.json:
+            code_changes.warn_if_changed(logger)
     if args.json:
-        print_json({"project": where, "tasks": counts, "training": reserved, "errors": errors})
+        print_json({"project": where, "tasks": counts, "training": reserved, "errors": errors, "changed_code": changed})
         return 0
     print_table(("state", "tasks"), [*counts.items(), ("all", sum(counts.values()))])
     for row in reserved:

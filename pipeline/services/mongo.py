@@ -94,7 +94,7 @@ class MongoServer(Server[MongoAddress]):
         problems = []
         for program in [self._named] if self._named else find_programs():
             try:
-                return program, _version(program)
+                return program, program_version(program)
             except MongoUnavailable as problem:
                 problems.append(problem)
         if problems:
@@ -167,7 +167,7 @@ def find_programs() -> list[Path]:
     return [program for program in programs if program.exists()]
 
 
-def _version(program: Path) -> str:
+def program_version(program: Path) -> str:
     """Such as `6.0.5`. Raises `MongoUnavailable` where `program` cannot be run."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
     try:

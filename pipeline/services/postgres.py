@@ -87,7 +87,7 @@ class PostgresServer(Server[PostgresAddress]):
     @property
     def version(self) -> str | None:
         try:
-            return _version(find_programs())
+            return program_version(find_programs())
         except PipelineError:
             return None
 
@@ -98,7 +98,7 @@ class PostgresServer(Server[PostgresAddress]):
         if self._owner() is None:
             return package / "bin"
         libraries = package.parent.with_name(f"{package.parent.name}.libs")
-        return system_user.readable_copy(package, libraries, _version(package / "bin")) / "bin"
+        return system_user.readable_copy(package, libraries, program_version(package / "bin")) / "bin"
 
     def _owner(self) -> tuple[int, int] | None:
         return system_user.ids()
@@ -112,7 +112,7 @@ class PostgresServer(Server[PostgresAddress]):
         if not self.data_dir.exists():
             self._initialize()
         major = (self.data_dir / "PG_VERSION").read_text(encoding="ascii").strip()
-        ours = _version(self._programs)
+        ours = program_version(self._programs)
         if major != ours.split(".")[0]:
             raise ConfigurationError(_other_version(self.data_dir, major, ours))
         if self._owner() is not None and not reachable_by_others(self.data_dir.parent):
@@ -208,7 +208,7 @@ def find_programs() -> Path:
     )
 
 
-def _version(programs: Path) -> str:
+def program_version(programs: Path) -> str:
     """Such as `18.4`."""
     try:
         told = subprocess.run([str(programs / "postgres"), "--version"], capture_output=True, text=True, check=True)

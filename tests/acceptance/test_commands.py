@@ -45,7 +45,7 @@ grids:
   - {datasets: [digits], models: all, trainings: [short], seeds: [0, 1]}
 """
 
-# A model that fails, dies or waits for ever in its first step.
+# A model that works, fails, dies or waits for ever in its first step.
 MOODY = """
 import os, signal, threading
 from models_impl.simple_mlp import SimpleMLP
@@ -56,6 +56,8 @@ class Moody(SimpleMLP):
         self.mood = mood
 
     def forward(self, x):
+        if self.mood == "fine":
+            return super().forward(x)
         if self.mood == "fail":
             raise RuntimeError("not in the mood")
         if self.mood == "die":
@@ -79,7 +81,7 @@ class Told:
 
 
 @pytest.fixture
-def folder(project_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(project_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working folder with the digits, a file of rows, and a package of one's own."""
     build_digits(Path(project_environment["TRAINLOOM_DATASET_DIR"]) / "digits.h5")
     (tmp_path / "moody").mkdir()
@@ -88,7 +90,8 @@ def folder(project_environment: dict[str, str], tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("TRAINLOOM_ALLOWED_PACKAGES", "moody")
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("moody", None)
 
 
 @pytest.fixture
@@ -294,6 +297,21 @@ def test_a_task_that_goes_wrong_is_set_aside(
 
     assert trainloom("task", "retrain", key[:8]).code == 0
     assert state_of(trainloom, key) == "pending"
+
+
+def test_results_of_code_that_has_changed_are_named(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]]
+) -> None:
+    key = moody_task(trainloom, folder, "fine")
+    trained = trainloom("worker", "--restrict", f"training_task_md5_hash = '{key}'")
+    assert (trained.code, trained.err) == (0, "")
+    assert trainloom("status").err == ""
+    (folder / "moody" / "__init__.py").write_text(MOODY + "# changed\n")
+    for command in ("status", "worker"):
+        told = trainloom(command, *(["--max-tasks", "1"] if command == "worker" else []))
+        assert "the code of moody.Moody has changed since 1 finished result was trained with it" in told.err
+        assert key[:8] in told.err
+    assert trainloom("status", "--json").json()["changed_code"] == {"moody.Moody": [key]}
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

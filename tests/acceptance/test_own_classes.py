@@ -22,7 +22,7 @@ def trainloom(project_environment: dict[str, str], tmp_path: Path) -> Any:
     environment = {name: value for name, value in os.environ.items() if name != "TRAINLOOM_DATASET_DIR"}
 
     def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "pipeline.cli.main", *arguments]
+        command = [sys.executable, "-m", "trainloom", *arguments]
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

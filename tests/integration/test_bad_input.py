@@ -37,6 +37,13 @@ TRAINING: Row = {
     "criterion_class_module_name": "torch.nn",
     "criterion_class_name": "CrossEntropyLoss",
 }
+NEEDS_WIDTH = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, input_shape, output_shape, width): ...
+    def forward(self, x): return x
+"""
 TABLES = (DatasetConfig, ModelConfig, TrainingConfig, TrainingTask)
 
 
@@ -182,8 +189,8 @@ def test_a_wrong_data_file(data: Path, nothing_inserted: None, change: Callable[
     [
         ({"dataset_file_name": "../data.h5"}, "must lie below dataset_dir"),
         ({"dataset_file_name": "x" * 300}, "dataset_file_name has 300 characters"),
-        ({"train_sampler_class_params": {"a": 1}}, "train_sampler_class_params is given without train_sampler_class_name"),
-        ({"train_sampler_module_name": "torch.utils.data", "train_sampler_class_name": "Dataset"}, "is no sampler class"),
+        ({"train_sampler_class_params": {"a": 1}}, "is given without train_sampler_class_name"),
+        ({"train_sampler_module_name": "torch.utils.data", "train_sampler_class_name": "Dataset"}, "no sampler class"),
         ({"train_sampler_module_name": "datasets_impl.samplers", "train_sampler_class_name": "SubsetSampler",
           "train_sampler_class_params": {"indices": [99999]}}, "SubsetSampler cannot be built"),
     ],
@@ -261,9 +268,7 @@ def test_a_training_tier_smaller_than_one_batch(keys: Row) -> None:
 def test_a_parameter_that_neither_model_nor_dataset_gives(
     data: Path, open_session: Callable[..., Session], own_module: Callable[[str], None]
 ) -> None:
-    own_module(
-        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self, input_shape, output_shape, width): ...\n    def forward(self, x): return x\n"
-    )
+    own_module(NEEDS_WIDTH)
     open_session().close()
     open_session(allowed_packages=("our_code",))
     keys = {

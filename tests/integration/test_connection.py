@@ -7,15 +7,15 @@ import socket
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from datajoint.errors import DataJointError, LostConnectionError
 
 from pipeline.connection import HealingConnection, open_connection
+from pipeline.errors import ConfigurationError
 from pipeline.services import PostgresServer
 from pipeline.session import Session
-from pipeline.settings import Settings
+from pipeline.settings import Database, Settings, without_password
 from schemas.training_config import TrainingConfig
 from tests.integration.test_bad_input import TRAINING
 
@@ -26,8 +26,6 @@ SLEEP = {"postgresql": "SELECT pg_sleep(1)", "mysql": "SELECT SLEEP(1)"}
 def other_connection(session: Session) -> HealingConnection:
     """A second connection to the same server."""
     info = session.connection.conn_info
-    from pipeline.settings import Database
-
     database = Database(
         backend=session.connection.adapter.backend,
         host=info["host"],
@@ -157,13 +155,31 @@ def test_time_is_utc_whatever_the_server_thinks(session: Session) -> None:
         offset = now.replace(tzinfo=UTC) - datetime.now(UTC) if now.tzinfo is None else now.utcoffset()
         assert abs(offset.total_seconds()) < 60
     finally:
-        undo = "SET GLOBAL time_zone = 'SYSTEM'" if other.adapter.backend == "mysql" else "ALTER ROLE CURRENT_USER RESET timezone"
+        undo = (
+            "SET GLOBAL time_zone = 'SYSTEM'"
+            if other.adapter.backend == "mysql"
+            else "ALTER ROLE CURRENT_USER RESET timezone"
+        )
         other.query(undo)
         other.close()
 
 
 def test_secrets_are_masked_when_settings_are_printed() -> None:
     settings = Settings(database_url="mysql://me:very-secret@host/x", mongo_url="mongodb://me:very-secret@host")
-    assert "very-secret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.database!r} {settings.database.label}"
+    assert (
+        "very-secret"
+        not in f"{settings!r} {settings} {settings.model_dump()} {settings.database!r} {settings.database.label}"
+    )
 
 
+@pytest.mark.parametrize(
+    "url", ["mysql://me:12/s3cret@host/x", "mysql://me:s3cret@part@host/x", "mongodb://me:s3#cret@host"]
+)
+def test_no_part_of_a_badly_written_password_gets_into_a_message(url: str) -> None:
+    shown = without_password(url)
+    assert shown.startswith(url.partition("me:")[0] + "me:***@host")
+    try:
+        shown = Settings(database_url=url).database.label
+    except ConfigurationError as error:
+        shown = str(error)
+    assert "cret" not in shown

@@ -30,7 +30,9 @@ with connect() as session:
 
 def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend: str) -> None:
     opened = [
-        subprocess.Popen([sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         for _ in range(5)
     ]
     printed = [process.communicate() for process in opened]
@@ -114,7 +116,9 @@ def test_tables_of_another_version_are_refused(open_session: Callable[..., Sessi
         open_session()
 
 
-def test_a_user_who_may_only_read_and_write_can_work(open_session: Callable[..., Session], project_environment: Any) -> None:
+def test_a_user_who_may_only_read_and_write_can_work(
+    open_session: Callable[..., Session], project_environment: Any
+) -> None:
     """Workers declare nothing: rights on the tables suffice."""
     session = open_session()
     schema, address = session.settings.schema_name, session.connection.conn_info
@@ -147,7 +151,11 @@ def test_no_home_is_made_where_none_is_asked_for(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("TRAINLOOM_NUM_WORKER", "2", "the environment variable TRAINLOOM_NUM_WORKER sets 'num_worker', which is no setting"),
+        (
+            "TRAINLOOM_NUM_WORKER",
+            "2",
+            "the environment variable TRAINLOOM_NUM_WORKER sets 'num_worker', which is no setting",
+        ),
         ("TRAINLOOM_NUM_WORKERS", "many", "num_workers from the environment variable TRAINLOOM_NUM_WORKERS"),
         ("TRAINLOOM_PROJECT", "My Project", "project from the environment variable TRAINLOOM_PROJECT: .*lower-case"),
         ("TRAINLOOM_ALLOWED_PACKAGES", "os.path", "is no package root"),

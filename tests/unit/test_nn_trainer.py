@@ -39,9 +39,7 @@ class Untouchable:
 class Scale(nn.Module):
     """output = factor * x; the regularization loss is factor ** 2, or none at all."""
 
-    def __init__(
-        self, input_shape: tuple, output_shape: tuple, factor: float = 1.0, regularized: bool = False
-    ) -> None:
+    def __init__(self, input_shape: tuple, output_shape: tuple, factor: float = 1.0, regularized: bool = False) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(factor))
         self.regularized = regularized
