@@ -112,12 +112,17 @@ def _check_names(module: Any, name: Any, kind: str) -> None:
     """Names are dotted identifiers; anything else is refused before it reaches an import."""
     if kind not in GIVEN:
         raise ValueError(f"unknown kind of class {kind!r}")
-    if not isinstance(module, str) or not module or not all(part.isidentifier() for part in module.split(".")):
+    if not isinstance(module, str) or not _is_dotted_name(module):
         raise UnresolvedClass(
             f"the module of a {kind} class must be a dotted name such as my_package.my_module, not {module!r}"
         )
     if not isinstance(name, str) or not name.isidentifier():
         raise UnresolvedClass(f"the name of a {kind} class must be a plain name such as MyClass, not {name!r}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_dotted_name(module: str) -> bool:
+    return all(part.isidentifier() for part in module.split("."))
 
 
 @functools.cache

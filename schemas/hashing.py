@@ -20,7 +20,10 @@ VERSION = "trainloom/1:"  # hashed before the text: a later canonical form can n
 MAX_DEPTH = 64  # nested containers
 MAX_INT_BITS = 4096  # Python itself refuses to print integers of more than 4,300 digits
 
-_encoder = json.JSONEncoder(ensure_ascii=True, allow_nan=False, sort_keys=True, separators=(",", ":"))
+# `plain` has refused circles already.
+_encoder = json.JSONEncoder(
+    ensure_ascii=True, allow_nan=False, check_circular=False, sort_keys=True, separators=(",", ":")
+)
 
 
 def plain(value: Any, path: str = "value") -> Any:

@@ -19,7 +19,7 @@ from .parameters import Bound
 RecordedToday = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Identity:
     """One configuration, bound to the classes it names.
 
@@ -47,7 +47,7 @@ class Identity:
         """The key under the given form, and the text that a row stores beside it."""
         hashed = text_of(self.hashed(form))
         run = {column: bound.run for column, bound in self.bound.items() if bound.run}
-        text = f'{{"complete":{text_of(self.complete())},"hashed":{hashed},"run":{text_of(run)}}}'
+        text = f'{{"complete":{text_of(self.complete())},"hashed":{hashed},"run":{text_of(run) if run else "{}"}}}'
         return md5_of_text(hashed), text
 
 
@@ -133,7 +133,6 @@ def _agree(stored: Mapping[str, Mapping[str, Any]], current: Mapping[str, Mappin
     )
 
 
-def missing_columns(row: Iterable[str], required: Iterable[str]) -> list[str]:
+def missing_columns(row: Mapping[str, Any], required: Iterable[str]) -> list[str]:
     """Required columns that a row lacks, in their documented order."""
-    present = set(row)
-    return [column for column in required if column not in present]
+    return [column for column in required if column not in row]

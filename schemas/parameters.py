@@ -7,12 +7,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from .errors import InvalidRow, InvalidValue
 from .hashing import plain, text_of
 
 REQUIRED = object()
+EXACT = (str, int, NoneType)  # types of which equal values are one value
 UNRECORDED = object()  # a default that is no plain value (a callable, a tensor): it is left to the class
 
 TRAINER_GIVEN = frozenset(
@@ -63,10 +65,13 @@ class Signature:
     open: bool
     run: frozenset[str]
 
-    @functools.cached_property
-    def default_texts(self) -> Mapping[str, str]:
-        """Canonical texts of the recorded defaults."""
-        return {name: text_of(value) for name, value in self.recorded.items()}
+    def is_default(self, name: str, value: Any) -> bool:
+        """Whether a plain value is the recorded default of a parameter; 1, 1.0 and True are three values."""
+        default = self.recorded.get(name, REQUIRED)
+        if type(value) is not type(default) or value != default:
+            return False
+        # Lists and dicts may hold 1 for 1.0, and 0.0 equals -0.0.
+        return isinstance(value, EXACT) or text_of(value) == text_of(default)
 
     @functools.cached_property
     def recorded(self) -> Mapping[str, Any]:
@@ -83,7 +88,7 @@ class Signature:
         return frozenset(name for name, value in self.defaults.items() if value is REQUIRED)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Bound:
     """Parameters bound to a signature: `complete` with every recorded default, `sparse` only what differs, `run`
     apart."""
@@ -150,8 +155,7 @@ def bind(signature: Signature, params: Mapping[str, Any], path: str, *, lenient:
     if missing and "*" not in allowed:
         raise InvalidRow(f"{path} lacks {', '.join(sorted(missing))}, which {signature.label} requires")
     run = {name: given.pop(name) for name in signature.run if name in given}
-    texts = signature.default_texts
-    sparse = {name: value for name, value in given.items() if texts.get(name) != text_of(value)}
+    sparse = {name: value for name, value in given.items() if not signature.is_default(name, value)}
     return Bound({**signature.recorded, **given}, sparse, run)
 
 

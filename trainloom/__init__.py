@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.cli.main import main
+    from pipeline.results import leaderboard
     from pipeline.session import Session, connect
     from pipeline.settings import Settings
     from schemas.dataset_config import DatasetConfig
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "pipeline.session",
+    "leaderboard": "pipeline.results",
     "main": "pipeline.cli.main",
     "Session": "pipeline.session",
     "Settings": "pipeline.settings",
@@ -40,6 +43,8 @@ __all__ = [
     "TrainingResult",
     "TrainingTask",
     "connect",
+    "leaderboard",
+    "main",
 ]
 
 

@@ -171,7 +171,7 @@ def test_a_wrong_setting_is_named_with_where_it_came_from(
         _ = Settings.load().database
 
 
-@pytest.mark.feature("S15")
+@pytest.mark.feature("S15", "N10")
 def test_settings_come_from_the_command_line_the_environment_files_and_defaults(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
