@@ -50,7 +50,7 @@ def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dic
             except Exception as error:
                 if not options["suppress_errors"]:
                     raise
-                logger.error("%s", _message(error), extra={"event": "failed", "key": key})
+                logger.error("%s", storable(_message(error)), extra={"event": "failed", "key": key})
                 errors.append((key, error if options["return_exception_objects"] else _message(error)))
     return {"success_count": success, "error_list": errors}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -75,30 +76,44 @@ class ConfigTable(Connected):
         InvalidRow
             With the row's number, what is wrong and what to do.
         """
-        identities, extras = [], []
+        return self._insert_identities(self._identities(tuples))
+
+    insert_tuple = insert_tuples
+
+    def _identities(self, tuples: Any) -> Iterator[tuple[Identity, dict[str, Any]]]:
+        """Each row checked: its identity and its computed columns."""
         for number, row in enumerate(rows_of(tuples)):
             try:
                 complete = self._checked(row)
                 extra = self._extra(complete)
-                identities.append(self._identity(complete, extra))
-                extras.append(extra)
+                identity = self._identity(complete, extra)
             except InvalidRow as error:
                 raise type(error)(f"{type(self).__name__} row {number}: {error}") from error
-        return self._insert_identities(identities, extras)
-
-    insert_tuple = insert_tuples
+            yield identity, extra
 
     def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row with defaults filled in, its columns checked."""
-        columns = {*self.required, *self.defaults}
-        for column in row:
-            if column not in columns:
-                raise InvalidRow(unknown_column(column, columns))
+        columns = self._given_columns()
+        if not row.keys() <= columns:
+            unknown = next(column for column in row if column not in columns)
+            raise InvalidRow(unknown_column(unknown, columns))
         if missing := missing_columns(row, self.required):
             raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
-        params = {slot.params for slot in self.slots}
+        params = self._params_columns()
         complete = {**self.defaults, **row}
         return {column: value if column in params else self._field(column, value) for column, value in complete.items()}
+
+    @classmethod
+    @functools.cache
+    def _given_columns(cls) -> frozenset[str]:
+        """The columns that a row to insert may have."""
+        return frozenset((*cls.required, *cls.defaults))
+
+    @classmethod
+    @functools.cache
+    def _params_columns(cls) -> frozenset[str]:
+        """Those of them that hold parameters."""
+        return frozenset(slot.params for slot in cls.slots)
 
     def _extra(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Columns that are computed rather than given; those named in `keyed_extra` become part of the key."""
@@ -107,15 +122,10 @@ class ConfigTable(Connected):
     keyed_extra: ClassVar[tuple[str, ...]] = ()
 
     def _identity(self, row: Mapping[str, Any], extra: Mapping[str, Any]) -> Identity:
-        bound: dict[str, Bound] = {}
+        params = self._params_columns()
         fields = {column: extra[column] for column in self.keyed_extra}
-        parameter_columns = {slot.params for slot in self.slots}
-        for column, value in row.items():
-            if column not in parameter_columns:
-                fields[column] = value
-        for slot in self.slots:
-            bound[slot.params] = self._bind(slot, row)
-        return Identity(self.label, fields, bound)
+        fields.update((column, value) for column, value in row.items() if column not in params)
+        return Identity(self.label, fields, {slot.params: self._bind(slot, row) for slot in self.slots})
 
     def _field(self, column: str, value: Any) -> Any:
         """A keyed column that is no parameter: text of at most 255 characters unless a table says otherwise."""
@@ -144,20 +154,19 @@ class ConfigTable(Connected):
 
     @staticmethod
     def _validate(validate: Any, bound: Bound, slot: ClassSlot) -> None:
-        known = inspect.signature(
-            validate
-        ).parameters  # a subclass may add parameters that the inherited check knows not
+        known = _parameters_of(validate)  # a subclass may add parameters that the inherited check knows not
         given = {name: value for name, value in {**bound.complete, **bound.run}.items() if name in known}
         try:
             validate(**given)
         except ValueError as error:
             raise InvalidRow(f"{slot.params}: {error}") from error
 
-    def _insert_identities(self, identities: list[Identity], extras: list[dict[str, Any]]) -> Keys:
-        known = self._known(identities)
+    def _insert_identities(self, identities: Iterable[tuple[Identity, dict[str, Any]]]) -> Keys:
+        stored = self._stored()
         found: list[dict[str, str]] = []
         rows: dict[str, dict[str, Any]] = {}
-        for identity, extra in zip(identities, extras, strict=True):
+        for identity, extra in identities:
+            known = stored(identity)
             key, text, changed = known.find(identity)
             found.append({self.key_column: key})
             if key in known.rows:
@@ -184,16 +193,19 @@ class ConfigTable(Connected):
         params = {column: {**bound.complete, **bound.run} for column, bound in identity.bound.items()}
         return {self.key_column: key, **identity.fields, **params, **extra, self.text_column: {"text": text}}
 
-    def _known(self, identities: Iterable[Identity]) -> Known:
-        """The stored rows that name the same main class as any of the new ones."""
+    def _stored(self) -> Callable[[Identity], Known]:
+        """Gives the stored rows that name the same main class as an identity; each class is asked for once."""
         main = self.slots[0]
-        classes = {(identity.fields[main.module], identity.fields[main.name]) for identity in identities}
-        texts: dict[str, str] = {}
-        if classes:
-            restriction = [{main.module: module, main.name: name} for module, name in sorted(classes)]
-            stored = (self & restriction).proj(self.text_column).to_dicts()  # type: ignore[operator]
-            texts = {row[self.key_column]: row[self.text_column]["text"] for row in stored}
-        return Known(self.label, texts, self._recorded_today)
+
+        @functools.cache
+        def of_class(module: str, name: str) -> Known:
+            same = self & {main.module: module, main.name: name}  # type: ignore[operator]
+            texts = {
+                row[self.key_column]: row[self.text_column]["text"] for row in same.proj(self.text_column).to_dicts()
+            }
+            return Known(self.label, texts, self._recorded_today)
+
+        return lambda identity: of_class(identity.fields[main.module], identity.fields[main.name])
 
     def _recorded_today(self, column: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The defaults that the class of a stored row has today; none where it cannot be found any more."""
@@ -217,6 +229,11 @@ class ConfigTable(Connected):
                 run,
                 stored.run,
             )
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters_of(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def rows_of(tuples: Any) -> Iterator[Mapping[str, Any]]:

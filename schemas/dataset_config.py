@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import datajoint as dj
@@ -80,13 +80,15 @@ class DatasetConfig(ConfigTable, dj.Manual):
         prober = services(type(self).__name__).prober
         return {"dataset_file_sha256": prober.fingerprint(row, self.directories)}
 
-    def _insert_identities(self, identities: list[Identity], extras: list[dict[str, Any]]) -> Keys:
-        known = self._known(identities)
+    def _insert_identities(self, identities: Iterable[tuple[Identity, dict[str, Any]]]) -> Keys:
+        checked = list(identities)  # all of them, before the first data file is opened
+        stored = self._stored()
         probes: dict[str, Probe] = {}
-        for identity, extra in zip(identities, extras, strict=True):
+        for identity, extra in checked:
+            known = stored(identity)
             if known.find(identity)[0] not in known.rows:
                 extra.update(self._probed(identity, probes))
-        return super()._insert_identities(identities, extras)
+        return super()._insert_identities(checked)
 
     def _probed(self, identity: Identity, probes: dict[str, Probe]) -> dict[str, Any]:
         params = {column: {**bound.complete, **bound.run} for column, bound in identity.bound.items()}

@@ -52,7 +52,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         return _real(value, path)
     if depth > MAX_DEPTH:
         raise InvalidValue(f"{path} is nested more than {MAX_DEPTH} deep; flatten it")
-    if isinstance(value, Mapping):
+    if kind is dict or isinstance(value, Mapping):
         return {_name(name, path): _plain(item, f"{path}.{name}", depth + 1) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]

@@ -32,7 +32,7 @@ class Connected:
     @property
     def heading(self) -> Any:
         """The table's columns."""
-        if getattr(self, "_connection", None) is None:
+        if self._connection is None:
             raise NotConnected(type(self).__name__)
         return super().heading  # type: ignore[misc]
 
