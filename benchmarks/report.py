@@ -17,9 +17,9 @@ PACKAGES = ("trainloom", "torch", "datajoint", "numpy", "h5py", "psycopg2-binary
 
 METHOD = f"""\
 Each ratio is the median over pairs of runs that took place one right after the other, in alternating order (ABBA),
-after one round to warm up; its {CONFIDENCE:.0%} interval is the percentile bootstrap of that median. A bar is *met* when the
-whole interval keeps it, *missed* when no part of it does, else *undecided*. Times and rates are medians. The databases
-are the embedded ones; a training and the loops beside it have {TORCH_THREADS} torch thread(s)."""
+after one round to warm up; its {CONFIDENCE:.0%} interval is the percentile bootstrap of that median. A bar is *met*
+when the whole interval keeps it, *missed* when no part of it does, else *undecided*. Times and rates are medians. The
+databases are the embedded ones; a training and the loops beside it have {TORCH_THREADS} torch thread(s)."""
 
 
 def page(results: Mapping[str, Sequence[Comparison | Check]], load: float) -> str:

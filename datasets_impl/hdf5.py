@@ -167,9 +167,11 @@ class HDF5Dataset(PipelineDataset):
 
     def _load(self, name: str, dtype: np.dtype) -> torch.Tensor:
         shape = self._source.shapes[name]
-        whole = torch.from_numpy(np.empty((len(self), *shape), dtype))
         # Block by block, so that the peak is not a second copy of the tier in the file's own dtype.
         step = max(1, BLOCK_BYTES // max(1, prod(shape) * self._source.dtypes[name].itemsize))
+        whole = torch.from_numpy(np.empty((len(self), *shape), dtype))
+        if len(self) <= step:
+            return self._converted(name, self._source.block(name, 0, len(self)), dtype).to(whole.dtype).contiguous()
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
             whole[start:stop] = self._converted(name, self._source.block(name, start, stop), dtype)
@@ -184,7 +186,7 @@ class HDF5Dataset(PipelineDataset):
                 return self._read_file(np.asarray(indices, dtype=np.int64))
             self.preload()
             assert self._loaded is not None
-        selected = torch.as_tensor(indices, dtype=torch.int64)
+        selected = indices if isinstance(indices, torch.Tensor) else torch.as_tensor(indices, dtype=torch.int64)
         inputs, targets = self._loaded
         try:
             return [whole.index_select(0, selected) for whole in inputs], [

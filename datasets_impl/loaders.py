@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -78,6 +79,7 @@ class BatchLoader(DataLoader[Any]):
     ) -> None:
         self._seed = seed
         self._next_epoch = 0
+        self._left_out = 0
         self._reader = BatchReader(dataset, seed)
         self._size = batch_size
         self._requests = _Requests()
@@ -97,13 +99,27 @@ class BatchLoader(DataLoader[Any]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives."""
+        """Choose the epoch that the next iteration gives, from its first batch."""
         self._next_epoch = epoch
+        self._left_out = 0
+
+    def resume(self, epoch: int, batches: int) -> None:
+        """Let the next iteration of a new loader go on where another broke off: in this epoch, after so many batches.
+
+        The examples of batches left out are not read. A sampler that is not told the epoch, and so may carry a state from
+        one to the next, gives the order of all epochs before as well, which are dropped.
+        """
+        self.set_epoch(epoch)
+        self._left_out = batches
+        if not hasattr(self.sampler, "set_epoch"):
+            for past in range(epoch):
+                self._order(past)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self._next_epoch
+        left_out, self._left_out = self._left_out, 0
         self._next_epoch = epoch + 1
-        batches = self._batches(epoch)
+        batches = islice(self._batches(epoch), left_out, None)
         if self.num_workers == 0 and not self.pin_memory:
             return self._read_here(epoch, batches)
         if self._workers is None:

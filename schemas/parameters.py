@@ -33,7 +33,7 @@ TRAINER_GIVEN = frozenset(
         "max_epoch",
     }
 )
-TRAINER_OFFERED = frozenset({"seed", "initial_weights", "reporter", "checkpoints", "stop"})
+TRAINER_OFFERED = frozenset({"seed", "initial_weights", "reporter", "checkpoints", "stop", "progress"})
 
 # What the pipeline itself passes when it builds a class: the first so many positional arguments, and arguments by name.
 GIVEN: Mapping[str, tuple[int, frozenset[str]]] = {

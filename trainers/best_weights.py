@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -33,6 +34,14 @@ class BestWeights:
                 self._copies[name].copy_(tensor)
         else:
             self._copies = {name: tensor.clone() for name, tensor in state.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept weights themselves, empty where none were kept; for `restore`."""
+        return self._copies
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Keep these weights, as `state` gave them; they must lie on the model's device."""
+        self._copies = dict(state)
 
     def load_into(self, model: nn.Module, device: torch.device) -> None:
         """Put the kept weights into the model; those of the file where none were kept in this process.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ class EpochLosses:
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor | float] = []
         self._regularizations: list[Tensor | float] = []
         self._sizes: list[int] = []
 
@@ -27,6 +29,25 @@ class EpochLosses:
 
     def __len__(self) -> int:
         return len(self._losses)
+
+    def state(self) -> dict[str, Tensor]:
+        """What was recorded so far, for `from_state`; float64 holds every loss exactly."""
+        # Kept as read: whoever asks again does not wait for the same numbers twice.
+        self._losses, self._regularizations = [*self._read(self._losses)], [*self._read(self._regularizations)]
+        return {
+            "losses": torch.tensor(self._losses, dtype=torch.float64),
+            "regularizations": torch.tensor(self._regularizations, dtype=torch.float64),
+            "sizes": torch.tensor(self._sizes, dtype=torch.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> EpochLosses:
+        """The record that gave this state."""
+        losses = cls()
+        losses._losses = state["losses"].tolist()
+        losses._regularizations = state["regularizations"].tolist()
+        losses._sizes = state["sizes"].tolist()
+        return losses
 
     def means(self) -> tuple[float, float]:
         """Mean criterion and regularization loss, each batch weighing as many as it has examples."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +16,15 @@ from torch import Tensor, nn
 from models_impl.contract import output_and_regularization
 from trainers import batch as batches
 from trainers import metrics as metric_registry
+from trainers import numerics, random_states
 from trainers import optimizer as optimizers
 from trainers.best_weights import BestWeights
-from trainers.contract import Reporter, TrainerError
+from trainers.checkpoint import Header, check_identity, check_storable, identity, pack, unpack
+from trainers.checkpoint_policy import CheckpointPolicy
+from trainers.contract import Checkpoints, Progress, Reporter, Stop, TrainerError
 from trainers.epoch_losses import EpochLosses
 from trainers.parameter_history import ParameterHistory
+from trainers.watch import Watch
 
 LOSS = "loss"
 
@@ -39,6 +45,10 @@ class NNTrainer:
     of every epoch from (seed, epoch). The order of the data is the loader's business; `set_epoch(epoch)` is called
     where it has one. Epochs count from 0.
 
+    Checkpoints: a training that finds a state in `checkpoints` goes on from there and ends with the same bits as one that
+    was never interrupted, if `trainers.numerics.pin` was given the header's numerics before. Batches of an epoch that lie
+    behind are left out by ``train_dataloader.resume(epoch, batches)`` where the loader has it, else read and dropped.
+
     Args:
         train_dataloader, validation_dataloader, test_dataloader: iterables of batches; untouched until needed.
         device: a torch device or its name.
@@ -50,9 +60,17 @@ class NNTrainer:
         seed: of all random draws made here; at least 0.
         initial_weights: a safetensors file of weights to start from instead of the model's own initial ones.
         reporter: is told of each epoch.
+        checkpoints: keeps the state; see the parameters of `trainers.checkpoint_policy`.
+        stop: is asked after every batch whether to end early.
+        progress: is called after every batch.
         metrics: names from `trainers.metrics.METRICS`, computed on the validation tier each epoch and on the test tier.
         selection: what chooses the best epoch and is the test score: "loss" or one of `metrics`.
         parameter_history: record mean and variance of every parameter after each epoch.
+        checkpoint_epochs: save after every so many epochs; 0 for never; None for as often as costs next to nothing.
+        checkpoint_minutes: save, within an epoch too, when the last state is so old; 0 for never.
+        checkpoints_kept: how many of the newest states stay, at least 1.
+        checkpoints_kept_best: how many of those with the best epochs stay.
+        checkpoints_kept_every: one at the end of every so many epochs stays; 0 for none.
 
     Attributes:
         training_epoch_loss_history, validation_epoch_loss_history, regularization_loss_history: one float per epoch.
@@ -70,7 +88,7 @@ class NNTrainer:
         TrainerError: a parameter is wrong; the message names it.
     """
 
-    run_params: ClassVar[frozenset[str]] = frozenset()
+    run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
     test_score: float | None
     test_metrics: dict[str, float]
 
@@ -92,11 +110,22 @@ class NNTrainer:
         seed: int = 0,
         initial_weights: str | os.PathLike[str] | None = None,
         reporter: Reporter | None = None,
+        checkpoints: Checkpoints | None = None,
+        stop: Stop | None = None,
+        progress: Progress | None = None,
         metrics: Sequence[str] = (),
         selection: str = LOSS,
         parameter_history: bool = True,
+        checkpoint_epochs: int | None = None,
+        checkpoint_minutes: float = 10.0,
+        checkpoints_kept: int = 2,
+        checkpoints_kept_best: int = 0,
+        checkpoints_kept_every: int = 0,
     ) -> None:
         self.validate_params(metrics=metrics, selection=selection, parameter_history=parameter_history)
+        self._policy = CheckpointPolicy(
+            checkpoint_epochs, checkpoint_minutes, checkpoints_kept, checkpoints_kept_best, checkpoints_kept_every
+        )
         _require_integer(max_epoch, "max_epoch", at_least=1)
         _require_integer(seed, "seed", at_least=0)
         self.train_dataloader = train_dataloader
@@ -107,21 +136,29 @@ class NNTrainer:
         self.max_epoch = max_epoch
         self.seed = seed
         self.reporter = reporter
+        self.checkpoints = checkpoints
+        self.stop = stop
+        self.progress = progress
         self.metrics = tuple(metrics)
         self.selection = selection
 
         self._build(model_class, model_class_params, criterion_class, criterion_class_params)
-        if initial_weights is not None:
-            BestWeights(initial_weights).load_into(self.model, self.device)
         self.choices: dict[str, str] = {}
         self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
         if implementation is not None:
             self.choices["optimizer_implementation"] = implementation
         self._begin_histories(parameter_history)
+        if not self._resume() and initial_weights is not None:
+            BestWeights(initial_weights).load_into(self.model, self.device)
 
     @classmethod
     def validate_params(
-        cls, *, metrics: Sequence[str] = (), selection: str = LOSS, parameter_history: bool = True
+        cls,
+        *,
+        metrics: Sequence[str] = (),
+        selection: str = LOSS,
+        parameter_history: bool = True,
+        **policy: Any,
     ) -> None:
         """Check the trainer's own parameters without building anything.
 
@@ -138,19 +175,35 @@ class NNTrainer:
             raise TrainerError(f'selection is {selection!r}; it must be "{LOSS}" or one of metrics ({list(metrics)}).')
         if not isinstance(parameter_history, bool):
             raise TrainerError(f"parameter_history is {parameter_history!r}; it must be true or false.")
+        CheckpointPolicy(**policy)
 
     def train(self) -> None:
         """Train the epochs not yet done, then load the best weights, write them to `model_save_path` and score them.
 
         Raises:
             TrainerError: a loss is infinite or not a number, or a loader yields nothing.
+            Stopped: a stop was asked for; the state is saved if there are `checkpoints`.
         """
         if self.reporter is not None:
             self.reporter.started(self.epochs_done, self.max_epoch)
+        self._watch = self._new_watch()
+        try:
+            self._train()
+        finally:
+            self._watch = None
+
+    def _train(self) -> None:
+        if self._resumed is not None:
+            random_states.restore(self._resumed, self.device)
+            _tell_epoch(self.validation_dataloader, self.epochs_done, resumed=True)
         for epoch in range(self.epochs_done, self.max_epoch):
             values = self._finish_epoch(*self._epoch(epoch))
             if self.reporter is not None:
                 self.reporter.epoch_finished(epoch, values)
+            if self._watch is not None:
+                self._watch.after_epoch(self.epochs_done, self._selected_history()[-1])
+        self._random_states = random_states.capture(self.device)
+        _tell_epoch(self.test_dataloader, 0)
         self.load_best_performing_model()
         self._best.save(self.model)
         self.test_metrics = self._score(self.test_dataloader, "test")
@@ -210,21 +263,80 @@ class NNTrainer:
             LOSS: "min",
             **{name: metric_registry.find(name).direction for name in self.metrics},
         }
+        self._losses = EpochLosses()  # of the epoch that is being trained
+        self._random_states: dict[str, Any] | None = None  # since they were last drawn from, where that is known
+        self._resumed: dict[str, Any] | None = None
+        self._watch: Watch | None = None
         self.epochs_done = 0
         self.best_epoch: int | None = None
         self.test_score = None
         self.test_metrics = {}
 
+    def _new_watch(self) -> Watch | None:
+        if self.checkpoints is None and self.stop is None and self.progress is None:
+            return None
+        retention = self._policy.retention(self.metric_directions[self.selection])
+        schedule = self._policy.schedule()
+        return Watch(self.checkpoints, self.stop, self.progress, schedule, retention, self._checkpoint)
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _checkpoint(self) -> bytes:
+        """The whole state between two batches."""
+        learned = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if isinstance(self.criterion, nn.Module):
+            learned["criterion"] = self.criterion.state_dict()
+        for name, part in learned.items():
+            check_storable(part, name)
+        state = {
+            **learned,
+            "losses": self._losses.state(),
+            "best": [self.best_epoch, self._best.state()],
+            "training": self.training_epoch_loss_history,
+            "validation": self.validation_epoch_loss_history,
+            "regularization": self.regularization_loss_history,
+            "metrics": self.validation_metric_history,
+            "parameters": self.model_class_params_history_dict,
+            "choices": self.choices,
+            "random": self._random_states or random_states.capture(self.device),
+        }
+        saved = identity(self.model, self.optimizer)
+        return pack(Header(self.epochs_done, len(self._losses), numerics.record(), saved), state)
+
+    def _resume(self) -> bool:
+        """Take up the state that `checkpoints` has, if it has one."""
+        content = None if self.checkpoints is None else self.checkpoints.load()
+        if content is None:
+            return False
+        header, state = unpack(content)
+        check_identity(header.identity, identity(self.model, self.optimizer))
+        self.model.load_state_dict(state["model"])
+        optimizers.restore(self.optimizer, state["optimizer"])
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.load_state_dict(state["criterion"])
+        self.best_epoch, weights = state["best"]
+        self._best.restore({name: tensor.to(self.device) for name, tensor in weights.items()})
+        self.training_epoch_loss_history[:] = state["training"]
+        self.validation_epoch_loss_history[:] = state["validation"]
+        self.regularization_loss_history[:] = state["regularization"]
+        self.validation_metric_history.update(state["metrics"])
+        if self._parameter_history is not None:
+            self._parameter_history.restore(state["parameters"])
+        self.choices.update(state["choices"])
+        self.epochs_done = header.epoch
+        self._losses = EpochLosses.from_state(state["losses"])
+        self._resumed = state["random"]
+        return True
+
     def _epoch(self, epoch: int) -> tuple[float, float]:
-        """Train once through the training tier; returns the mean criterion and regularization loss."""
-        _seed(_epoch_seed(self.seed, epoch))
-        if hasattr(self.train_dataloader, "set_epoch"):
-            self.train_dataloader.set_epoch(epoch)
+        """Train through the rest of the training tier; returns the epoch's mean criterion and regularization loss."""
         self.model.train()
-        losses = EpochLosses()
-        for batch in self.train_dataloader:
+        losses, watch = self._losses, self._watch
+        for batch in self._rest_of_epoch(epoch):
             inputs, targets = batches.split(batch)
             losses.add(*self._step(inputs, targets), batches.size(targets))
+            if watch is not None:
+                watch.after_batch(epoch, len(losses))
         _require_batches(losses, "training")
         means = losses.means()
         if not all(map(math.isfinite, means)):
@@ -232,7 +344,23 @@ class NNTrainer:
                 f"The training loss became infinite or not a number in epoch {epoch + 1} of {self.max_epoch}, step "
                 f"{losses.first_non_finite() + 1} of {len(losses)}; check the data and the learning rate."
             )
+        self._random_states = random_states.capture(self.device)
         return means
+
+    def _rest_of_epoch(self, epoch: int) -> Iterator[Any]:
+        """The batches of the training tier that do not lie behind."""
+        _seed(_epoch_seed(self.seed, epoch))
+        self._random_states = None
+        resumed, self._resumed = self._resumed, None
+        left_out = len(self._losses)
+        skipped = _tell_epoch(self.train_dataloader, epoch, left_out, resumed=resumed is not None)
+        rest = iter(self.train_dataloader)
+        if resumed is not None and left_out:
+            if not skipped:
+                for _ in itertools.islice(rest, left_out):
+                    pass
+            random_states.restore(resumed, self.device)
+        return rest
 
     def _step(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float]:
         """Learn from one batch; returns its criterion and regularization loss, detached."""
@@ -264,6 +392,7 @@ class NNTrainer:
 
     def _finish_epoch(self, training_loss: float, regularization_loss: float) -> dict[str, float]:
         """Validate, record the epoch and keep its weights if they are the best; returns the epoch's values by name."""
+        _tell_epoch(self.validation_dataloader, self.epochs_done)
         validation = self.validate()
         self.training_epoch_loss_history.append(training_loss)
         self.regularization_loss_history.append(regularization_loss)
@@ -276,6 +405,7 @@ class NNTrainer:
             self.best_epoch = self.epochs_done
             self._best.keep(self.model)
         self.epochs_done += 1
+        self._losses = EpochLosses()
         return {
             "training_loss": training_loss,
             "regularization_loss": regularization_loss,
@@ -286,12 +416,18 @@ class NNTrainer:
         """Whether the last epoch beats the best before: the earlier of equals stays, finite values beat others."""
         if self.best_epoch is None:
             return True
-        is_loss = self.selection == LOSS
-        history = self.validation_epoch_loss_history if is_loss else self.validation_metric_history[self.selection]
+        history = self._selected_history()
         best, last = history[self.best_epoch], history[-1]
         if not (math.isfinite(best) and math.isfinite(last)):
             return math.isfinite(last) and not math.isfinite(best)
         return last > best if self.metric_directions[self.selection] == "max" else last < best
+
+    def _selected_history(self) -> list[float]:
+        return (
+            self.validation_epoch_loss_history
+            if self.selection == LOSS
+            else self.validation_metric_history[self.selection]
+        )
 
     @torch.inference_mode()
     def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> dict[str, float]:
@@ -306,6 +442,8 @@ class NNTrainer:
             metrics.update(output, targets)
             if kept is not None:
                 kept.append((batches.to_cpu(output), batches.to_cpu(targets)))
+            if self._watch is not None:
+                self._watch.after_batch(self.epochs_done, len(self._losses))
         _require_batches(losses, tier)
         return {LOSS: losses.means()[0], **metrics.compute()}
 
@@ -329,6 +467,16 @@ def _require_batches(losses: EpochLosses, tier: str) -> None:
         raise TrainerError(
             f"The {tier} loader yielded no batch: it is empty, or smaller than one batch where short ones are dropped."
         )
+
+
+def _tell_epoch(loader: Any, epoch: int, left_out: int = 0, *, resumed: bool = False) -> bool:
+    """Choose a loader's epoch, where it can be chosen; returns whether it leaves out its first `left_out` batches."""
+    if resumed and hasattr(loader, "resume"):
+        loader.resume(epoch, left_out)
+        return True
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    return False
 
 
 def _seed(value: int) -> None:

@@ -39,6 +39,18 @@ def build(
         ) from error
 
 
+def restore(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what ``optimizer.state_dict()`` gave, bit by bit: `load_state_dict` alone turns what an optimizer keeps into
+    the type of the parameter, and so rounds float32 averages of bfloat16 parameters."""
+    optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, saved in state["state"].items():
+        loaded = optimizer.state[parameters[number]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+                loaded[name] = value.to(loaded[name].device, copy=True)
+
+
 def _refuse_closures(optimizer_class: type[torch.optim.Optimizer]) -> None:
     closure = inspect.signature(optimizer_class.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,11 @@ class ParameterHistory:
         self.values: dict[str, dict[str, list[float]]] = {
             name: {"mean": [], "variance": []} for name in self._parameters
         }
+
+    def restore(self, values: Mapping[str, Mapping[str, list[float]]]) -> None:
+        """Go on from values recorded before, in place."""
+        for name, history in self.values.items():
+            history.update({moment: list(numbers) for moment, numbers in values[name].items()})
 
     def record(self) -> None:
         """Append the parameters' present moments; all are read from the device in one transfer."""

@@ -1,0 +1,437 @@
+"""DataJoint's job table as a queue: claims with one winner, leases, and changes that only the holder can make.
+
+The lease of a job is the id of the attempt that holds it: it stands in the job's column ``version``, and every change
+of the job, of the attempt, and the publication of a result are conditional on it. ``reserved_time`` is the last
+heartbeat. Time is the database's, in UTC.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from datajoint import blob
+from datajoint.condition import AndList, Not
+from datajoint.errors import LostConnectionError
+
+from schemas.attempt import Attempt, Blame, Outcome
+
+from .errors import PipelineError
+
+MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
+PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
+SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
+
+
+class LeaseLost(PipelineError):
+    """The job was taken from this worker: its lease ran out, or the task was cancelled or deleted."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Who claims: recorded with every attempt."""
+
+    device: str = ""
+    host: str = field(default_factory=lambda: platform.node()[:255])
+    pid: int = field(default_factory=os.getpid)
+    pod: str = field(default_factory=lambda: os.environ.get("TRAINLOOM_POD", ""))
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A key that this worker holds."""
+
+    key: dict[str, str]
+    attempt: str
+
+
+class Queue:
+    """The queue of one computed table whose primary key is a single md5.
+
+    Uses the session's connection: not for several threads.
+    """
+
+    def __init__(self, table: Any, worker: Worker | None = None) -> None:
+        self.table = table
+        self.worker = worker or Worker()
+        self.jobs = job_table(table)
+        self.connection = table.connection
+        adapter = self.connection.adapter
+        (self._key,) = self.jobs.primary_key
+        self._postgres = adapter.backend == "postgresql"
+        quote = adapter.quote_identifier
+        self._q = {name: quote(name) for name in (self._key, *JOB_COLUMNS, *ATTEMPT_COLUMNS)}
+        self._jobs = self.jobs.full_table_name
+        self._attempts = Attempt().full_table_name
+
+    # Filling
+
+    def enqueue(self, restrictions: tuple[Any, ...] = ()) -> None:
+        """Put every key without result and job into the job table, with its task's priority, in one statement."""
+        enqueue(self.table, restrictions)
+
+    # Claiming
+
+    def claim(
+        self,
+        *,
+        order: str = "original",
+        keys: Collection[str] | None = None,
+        without: Collection[str] = (),
+        priority: int | None = None,
+    ) -> Claim | None:
+        """Take one job that is due, the most urgent first; None if there is none.
+
+        Parameters
+        ----------
+        order : ``"original"`` (as queued) or ``"random"``, among equally urgent ones.
+        keys, without : only these keys, and none of those.
+        priority : at least as urgent as this.
+        """
+        where, args = self._eligible(keys, without, priority)
+        if order == "original":
+            return self._take(where, args, ("priority", "scheduled_time", self._key))
+        # A random key is a random place among md5 keys: no sorting by chance, which would read the whole queue.
+        pivot = secrets.token_hex(16)
+        q = self._q
+        urgent = f"{q['priority']} = (SELECT MIN({q['priority']}) FROM {self._jobs} WHERE {where})"
+        for side in (">=", "<"):
+            found = self._take(
+                f"{where} AND {urgent} AND {q[self._key]} {side} %s", (*args, *args, pivot), (self._key,)
+            )
+            if found is not None:
+                return found
+        return None
+
+    def _eligible(
+        self, keys: Collection[str] | None, without: Collection[str], priority: int | None
+    ) -> tuple[str, tuple[Any, ...]]:
+        q = self._q
+        parts = [f"{q['status']} = 'pending' AND {q['scheduled_time']} <= CURRENT_TIMESTAMP(3)"]
+        args: list[Any] = []
+        if priority is not None:
+            parts.append(f"{q['priority']} <= %s")
+            args.append(int(priority))
+        for condition, listed in (("IN", keys), ("NOT IN", without)):
+            if listed or (condition == "IN" and listed is not None):
+                marks = ", ".join(["%s"] * len(listed)) or "NULL"
+                parts.append(f"{q[self._key]} {condition} ({marks})")
+                args.extend(sorted(listed))
+        return " AND ".join(parts), tuple(args)
+
+    def _take(self, where: str, args: tuple[Any, ...], order: tuple[str, ...]) -> Claim | None:
+        attempt = secrets.token_hex(16)
+        ordered = ", ".join(self._q[column] for column in order)
+        picked = (
+            f"SELECT {self._q[self._key]} FROM {self._jobs} WHERE {where} "
+            f"ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED"
+        )
+        key = (self._take_at_once if self._postgres else self._take_in_steps)(picked, args, attempt)
+        return None if key is None else Claim({self._key: key}, attempt)
+
+    def _reservation(self, attempt: str) -> tuple[str, tuple[Any, ...]]:
+        q, worker = self._q, self.worker
+        assignments = (
+            f"{q['status']}='reserved', {q['reserved_time']}=CURRENT_TIMESTAMP(3), {q['host']}=%s, {q['pid']}=%s, "
+            f"{q['connection_id']}=%s, {q['version']}=%s"
+        )
+        return assignments, (worker.host, worker.pid, self.connection.connection_id, attempt)
+
+    def _attempt_row(self, attempt: str) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
+        """Columns of a new attempt, and the values before and after its key."""
+        worker = self.worker
+        columns = ", ".join(self._q[name] for name in NEW_ATTEMPT)
+        before = (attempt, self.table.table_name)
+        after = (worker.name, worker.host, worker.pid, worker.pod, worker.device, Outcome.RUNNING.value, "", "")
+        return columns, before, after
+
+    def _take_at_once(self, picked: str, args: tuple[Any, ...], attempt: str) -> str | None:
+        """One statement: pick, reserve, record the attempt."""
+        q = self._q
+        assignments, reserved = self._reservation(attempt)
+        columns, before, after = self._attempt_row(attempt)
+        cursor = self.connection.query(
+            f"WITH picked AS ({picked}), claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
+            f"WHERE job.{q[self._key]} = picked.{q[self._key]} RETURNING job.{q[self._key]}) "
+            f"INSERT INTO {self._attempts} ({columns}) SELECT %s, %s, {q[self._key]}, %s, %s, %s, %s, %s, "
+            f"CURRENT_TIMESTAMP(3), %s, %s, %s FROM claimed RETURNING {q['attempt_key']}",
+            args=(*args, *reserved, *before, *after),
+        )
+        row = cursor.fetchone()
+        return None if row is None else str(row[0])
+
+    def _take_in_steps(self, picked: str, args: tuple[Any, ...], attempt: str) -> str | None:
+        """A short transaction: MySQL and MariaDB have no UPDATE … RETURNING."""
+        q = self._q
+        with self.connection.transaction:
+            row = self.connection.query(picked, args=args).fetchone()
+            if row is None:
+                return None
+            assignments, reserved = self._reservation(attempt)
+            self.connection.query(
+                f"UPDATE {self._jobs} SET {assignments} WHERE {q[self._key]} = %s", args=(*reserved, row[0])
+            )
+            columns, before, after = self._attempt_row(attempt)
+            self.connection.query(
+                f"INSERT INTO {self._attempts} ({columns}) VALUES "
+                "(%s, %s, %s, %s, %s, %s, %s, %s, CURRENT_TIMESTAMP(3), %s, %s, %s)",
+                args=(*before, row[0], *after),
+            )
+        return str(row[0])
+
+    # Ending an attempt
+
+    def publish(self, claim: Claim, insert: Callable[[], None]) -> None:
+        """Write a result and settle its job and attempt, all or nothing.
+
+        A commit whose answer was lost is settled by reading back; a connection lost earlier is tried again.
+
+        Raises
+        ------
+        LeaseLost
+            If the job was taken from this worker; nothing is written then.
+        """
+        for remaining in reversed(range(PUBLISH_TRIES)):
+            try:
+                with self.connection.transaction:
+                    self._settle_finished(claim)  # first: who lost the lease must not even try
+                    insert()
+                return
+            except LostConnectionError:
+                if self._outcome(claim) == Outcome.FINISHED:
+                    return
+                if not remaining:
+                    raise
+
+    def _settle_finished(self, claim: Claim) -> None:
+        q = self._q
+        gone = f"DELETE FROM {self._jobs} WHERE {self._held()}"
+        done = (
+            f"UPDATE {self._attempts} SET {q['attempt_outcome']}='finished', {q['attempt_end']}=CURRENT_TIMESTAMP(3) "
+            f"WHERE {q['attempt_id']}=%s"
+        )
+        held, attempt = (claim.key[self._key], claim.attempt), claim.attempt
+        if self._postgres:
+            cursor = self.connection.query(
+                f"WITH gone AS ({gone} RETURNING 1) {done} AND EXISTS (SELECT 1 FROM gone)", args=(*held, attempt)
+            )
+            settled = cursor.rowcount
+        else:
+            settled = self.connection.query(gone, args=held).rowcount
+            if settled:
+                self.connection.query(done, args=(attempt,))
+        if settled != 1:
+            raise LeaseLost(f"the lease on {claim.key[self._key][:8]} was lost before its result could be written")
+
+    def release(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        *,
+        error: str = "",
+        stack: str | None = None,
+        blame: Blame = Blame.NOBODY,
+        delay: float | None = 0.0,
+    ) -> bool:
+        """Give a job back, or set it aside; False if it was no longer ours, and then nothing has changed.
+
+        Parameters
+        ----------
+        delay : seconds until any worker may take it again; None sets the task aside as an error.
+        """
+        q = self._q
+        if delay is None:
+            change = (
+                f"{q['status']}='error', {q['error_message']}=%s, {q['error_stack']}=%s, "
+                f"{q['completed_time']}=CURRENT_TIMESTAMP(3)"
+            )
+            values: tuple[Any, ...] = (error[:MESSAGE_LENGTH], None if stack is None else blob.pack(stack))
+        else:
+            later = self.connection.adapter.interval_expr(delay, "second")
+            due = f"{q['scheduled_time']}=CURRENT_TIMESTAMP(3) + {later}"
+            change = f"{q['status']}='pending', {q['reserved_time']}=NULL, {due}"
+            values = ()
+        with self.connection.transaction:
+            held = self.connection.query(
+                f"UPDATE {self._jobs} SET {change}, {q['version']}='' WHERE {self._held()}",
+                args=(*values, claim.key[self._key], claim.attempt),
+            ).rowcount
+            if held:
+                self._end_attempt(claim.attempt, outcome, error, stack, blame)
+        return bool(held)
+
+    # Leases
+
+    def reclaim(self, lease: float) -> list[str]:
+        """Give back every job whose heartbeat is older than `lease` seconds by the database's clock; returns the keys.
+
+        One winner: of several workers that do this at once each gets other jobs. An attempt that brought no checkpoint
+        into safety counts against the task; see `retry`.
+        """
+        q = self._q
+        age = self.connection.adapter.interval_expr(lease, "second")
+        stale = (
+            f"SELECT {q[self._key]}, {q['version']} FROM {self._jobs} WHERE {q['status']}='reserved' "
+            f"AND {q['reserved_time']} < CURRENT_TIMESTAMP(3) - {age} FOR UPDATE SKIP LOCKED"
+        )
+        with self.connection.transaction:
+            found = self.connection.query(stale).fetchall()
+            for key, attempt in found:
+                self.connection.query(
+                    f"UPDATE {self._jobs} SET {q['status']}='pending', {q['reserved_time']}=NULL, {q['version']}='', "
+                    f"{q['scheduled_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s",
+                    args=(key,),
+                )
+                self.connection.query(
+                    f"UPDATE {self._attempts} SET {q['attempt_outcome']}='lost', "
+                    f"{q['attempt_end']}=CURRENT_TIMESTAMP(3), "
+                    f"{q['attempt_error']}='its worker gave no sign of life', "
+                    f"{q['attempt_blame']}=CASE WHEN {q['attempt_checkpoints']}=0 THEN 'task' ELSE '' END "
+                    f"WHERE {q['attempt_id']}=%s AND {q['attempt_outcome']}='running'",
+                    args=(attempt,),
+                )
+        return [str(key) for key, _ in found]
+
+    def set_aside(self, key: str, message: str) -> None:
+        """Make a waiting job an error, which nobody takes."""
+        q = self._q
+        self.connection.query(
+            f"UPDATE {self._jobs} SET {q['status']}='error', {q['error_message']}=%s, "
+            f"{q['completed_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s AND {q['status']}='pending'",
+            args=(message[:MESSAGE_LENGTH], key),
+        )
+
+    def blamed(self, key: str) -> list[dict[str, Any]]:
+        """The attempts that count against a task or a worker since the job was queued, oldest first."""
+        queued = (self.jobs & {self._key: key}).to_dicts()
+        if not queued:
+            return []
+        restriction = {"attempt_key": key, "attempt_table": self.table.table_name}
+        counted = Attempt() & restriction & "attempt_blame != ''" & f"attempt_start >= '{queued[0]['created_time']}'"
+        return list(counted.proj("attempt_blame", "attempt_host", "attempt_outcome").to_dicts(order_by="attempt_start"))
+
+    def seconds_to_next(self) -> float | None:
+        """Seconds until the next waiting job is due; None if none waits."""
+        q = self._q
+        now = self.connection.query(
+            f"SELECT MIN({q['scheduled_time']}), CURRENT_TIMESTAMP(3) FROM {self._jobs} WHERE {q['status']}='pending'"
+        ).fetchone()
+        if now[0] is None:
+            return None
+        return max(0.0, float((now[0] - now[1].replace(tzinfo=None)).total_seconds()))
+
+    def withdraw(self, claim: Claim) -> None:
+        """End an attempt whose job was cancelled or whose task was deleted: the job, if there is one, is left alone."""
+        self._end_attempt(claim.attempt, Outcome.CANCELLED, "", None, Blame.NOBODY)
+
+    def _end_attempt(self, attempt: str, outcome: Outcome, error: str, stack: str | None, blame: Blame) -> None:
+        q = self._q
+        self.connection.query(
+            f"UPDATE {self._attempts} SET {q['attempt_outcome']}=%s, {q['attempt_end']}=CURRENT_TIMESTAMP(3), "
+            f"{q['attempt_error']}=%s, {q['attempt_stack']}=%s, {q['attempt_blame']}=%s "
+            f"WHERE {q['attempt_id']}=%s AND {q['attempt_outcome']}='running'",
+            args=(
+                outcome.value,
+                error[:MESSAGE_LENGTH],
+                None if stack is None else blob.pack(stack),
+                blame.value,
+                attempt,
+            ),
+        )
+
+    def _held(self) -> str:
+        """The condition that a claim still stands: two arguments, key and attempt."""
+        q = self._q
+        return f"{q[self._key]}=%s AND {q['status']}='reserved' AND {q['version']}=%s"
+
+    def drop(self, claim: Claim, reason: str) -> None:
+        """Remove a job that has nothing left to do: its result is there, or its task is gone."""
+        with self.connection.transaction:
+            gone = self.connection.query(
+                f"DELETE FROM {self._jobs} WHERE {self._held()}", args=(claim.key[self._key], claim.attempt)
+            ).rowcount
+            if gone:
+                self._end_attempt(claim.attempt, Outcome.CANCELLED, reason, None, Blame.NOBODY)
+
+    def _outcome(self, claim: Claim) -> str | None:
+        rows = (Attempt() & {"attempt_id": claim.attempt}).proj("attempt_outcome").to_dicts()
+        return rows[0]["attempt_outcome"] if rows else None
+
+
+JOB_COLUMNS = (
+    "status",
+    "priority",
+    "scheduled_time",
+    "reserved_time",
+    "completed_time",
+    "error_message",
+    "error_stack",
+    "host",
+    "pid",
+    "connection_id",
+    "version",
+)
+NEW_ATTEMPT = (
+    "attempt_id",
+    "attempt_table",
+    "attempt_key",
+    "attempt_worker",
+    "attempt_host",
+    "attempt_pid",
+    "attempt_pod",
+    "attempt_device",
+    "attempt_start",
+    "attempt_outcome",
+    "attempt_blame",
+    "attempt_error",
+)
+ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")
+
+
+def job_table(table: Any) -> Any:
+    """The job table of a computed table, made once per session: for each object of `table` DataJoint would ask the
+    database anew for its columns and foreign keys, a dozen statements."""
+    cls = type(table)
+    if cls._jobs is None:
+        cls._jobs = table.jobs  # found by all objects of the class until `schema.deactivate`
+    return cls._jobs
+
+
+def declare_indexes(table: Any) -> None:
+    """Indexes that serve the claims; without them each claim sorts the whole queue. For whoever declares the tables."""
+    jobs = job_table(table)
+    adapter = jobs.connection.adapter
+    (key,) = (adapter.quote_identifier(name) for name in jobs.primary_key)
+    status, priority, scheduled = map(adapter.quote_identifier, ("status", "priority", "scheduled_time"))
+    for name, columns in {
+        "queued": f"{priority}, {scheduled}, {key}",
+        "random": f"{priority}, {key}",
+    }.items():
+        index = adapter.quote_identifier(f"trainloom_{name}_{table.table_name.strip('_#')}")
+        if adapter.backend == "postgresql":
+            on = f"{jobs.full_table_name} ({columns}) WHERE {status} = 'pending'"
+        else:
+            on = f"{jobs.full_table_name} ({status}, {columns})"
+        jobs.connection.query(f"CREATE INDEX IF NOT EXISTS {index} ON {on}")
+
+
+def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
+    """Put every key without result and job into the job table, with its task's priority, in one statement."""
+    jobs, connection = job_table(table), table.connection
+    adapter = connection.adapter
+    quote = adapter.quote_identifier
+    missing = (table.key_source & AndList(restrictions)) - table.proj()
+    # The job table's key has another lineage than the task's, although it is the same key.
+    missing = missing.restrict(Not(jobs), semantic_check=False).proj("priority")
+    columns = ", ".join(quote(name) for name in (*jobs.primary_key, "status", "priority"))
+    picked = ", ".join(quote(name) for name in jobs.primary_key)
+    verb, suffix = SKIP_DUPLICATES[adapter.backend]
+    connection.query(
+        f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
+        f"({missing.make_sql()}) AS missing{suffix}"
+    )

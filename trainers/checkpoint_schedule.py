@@ -1,0 +1,42 @@
+"""When a training's state is saved."""
+
+from __future__ import annotations
+
+import time
+
+AUTOMATIC_SHARE = 0.01
+"""Share of the time that saving may cost where nobody said after how many epochs to save."""
+
+AUTOMATIC_PAUSE = 2.0
+"""Seconds of training that are rather repeated than saved, there."""
+
+
+class CheckpointSchedule:
+    """Says when to save: after so many epochs, and after so many minutes since the last time.
+
+    Args:
+        epochs: after every so many; 0 for never; None for the end of every epoch by which saving has become cheap: at
+            most 1 % of the time since the last one, as long as the last one took, and some seconds apart.
+        minutes: since the last one, looked at after every batch; 0 for never.
+    """
+
+    def __init__(self, epochs: int | None, minutes: float) -> None:
+        self._epochs = epochs
+        self._pause = minutes * 60 if minutes else float("inf")
+        self._cost = 0.0
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether to save after this batch."""
+        return time.monotonic() - self._last >= self._pause
+
+    def due_at_end(self, epochs_done: int) -> bool:
+        """Whether to save at the end of an epoch, the `epochs_done`-th."""
+        if self._epochs is None:
+            return time.monotonic() - self._last >= max(AUTOMATIC_PAUSE, self._cost / AUTOMATIC_SHARE) or self.due()
+        return (self._epochs > 0 and epochs_done % self._epochs == 0) or self.due()
+
+    def saved(self, began: float) -> None:
+        """The state was saved; that began at `began` of `time.monotonic()`."""
+        self._last = time.monotonic()
+        self._cost = self._last - began

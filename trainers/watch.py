@@ -1,0 +1,84 @@
+"""What happens between two batches of a training: progress is told, checkpoints are saved, a stop is obeyed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from trainers.checkpoint import UnstorableState
+from trainers.checkpoint_schedule import CheckpointSchedule
+from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
+
+logger = logging.getLogger("trainloom")
+
+
+class Watch:
+    """Watches one run of `NNTrainer.train`.
+
+    Args:
+        checkpoints, stop, progress: any may be None.
+        schedule: when to save.
+        retention: which checkpoints stay.
+        state: makes the checkpoint of the present state.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        stop: Stop | None,
+        progress: Progress | None,
+        schedule: CheckpointSchedule,
+        retention: Retention,
+        state: Callable[[], bytes],
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._progress = progress
+        self._schedule = schedule
+        self._retention = retention
+        self._state = state
+        self._saved: tuple[int, int] | None = None
+
+    def after_batch(self, epoch: int, step: int) -> None:
+        """A batch was trained or scored; `epoch` epochs and `step` batches of the next one lie behind.
+
+        Raises:
+            Stopped: a stop was asked for; the state is saved.
+        """
+        if self._progress is not None:
+            self._progress(epoch, step)
+        if self._checkpoints is not None:
+            self._checkpoints.poll()
+            if self._schedule.due():
+                self._save(epoch, step, None)
+        self._obey(epoch, step, None)
+
+    def after_epoch(self, epoch: int, score: float) -> None:
+        """`epoch` epochs lie behind, the last of this score.
+
+        Raises:
+            Stopped: a stop was asked for; the state is saved.
+        """
+        if self._checkpoints is not None and self._schedule.due_at_end(epoch):
+            self._save(epoch, 0, score)
+        self._obey(epoch, 0, score)
+
+    def _obey(self, epoch: int, step: int, score: float | None) -> None:
+        if self._stop is not None and self._stop.requested:
+            self._save(epoch, step, score)
+            raise Stopped(f"The training was asked to stop; {epoch} epochs and {step} batches of the next are done.")
+
+    def _save(self, epoch: int, step: int, score: float | None) -> None:
+        if self._checkpoints is None or self._saved == (epoch, step):
+            return
+        began = time.monotonic()
+        try:
+            content = self._state()
+        except UnstorableState as error:
+            logger.warning("This training cannot be resumed and makes no checkpoints: %s", error)
+            self._checkpoints = None
+            return
+        self._checkpoints.save(content, epoch=epoch, step=step, score=score, retention=self._retention)
+        self._saved = (epoch, step)
+        self._schedule.saved(began)
