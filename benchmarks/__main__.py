@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.comparison import Check, Comparison
 from benchmarks.report import page
 
-PAIRS = {"training": 25, "insertion": 25, "startup": 25}
+PAIRS = {"training": 40, "insertion": 30, "startup": 30}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -106,8 +106,8 @@ class BatchLoader(DataLoader[Any]):
     def resume(self, epoch: int, batches: int) -> None:
         """Let the next iteration of a new loader go on where another broke off: in this epoch, after so many batches.
 
-        The examples of batches left out are not read. A sampler that is not told the epoch, and so may carry a state from
-        one to the next, gives the order of all epochs before as well, which are dropped.
+        The examples of batches left out are not read. A sampler that is not told the epoch, and so may carry a state
+        from one to the next, gives the orders of all epochs before as well, which are dropped.
         """
         self.set_epoch(epoch)
         self._left_out = batches

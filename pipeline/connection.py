@@ -19,7 +19,11 @@ logger = logging.getLogger("trainloom")
 
 FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
 LONGEST_DELAY = 5.0  # s
-UTC = {"postgresql": "SET TIME ZONE 'UTC'", "mysql": "SET time_zone = '+00:00'"}
+# UTC, and the isolation that PostgreSQL has by default: repeatable reads lock gaps between the rows of a queue.
+PREPARATION = {
+    "postgresql": ("SET TIME ZONE 'UTC'",),
+    "mysql": ("SET time_zone = '+00:00'", "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED"),
+}
 # Answers that no retry can mend: PostgreSQL's SQLSTATE classes and MySQL's error numbers.
 REFUSED_TEXT = ("password authentication failed", "role ", "database ", "no pg_hba.conf entry", "fe_sendauth")
 REFUSED_CODES = frozenset({1044, 1045, 1049, 1698})
@@ -44,7 +48,8 @@ class HealingConnection(dj.Connection):
         super().connect()
         self._pid = os.getpid()
         cursor = self._conn.cursor()
-        cursor.execute(UTC[self.adapter.backend])
+        for statement in PREPARATION[self.adapter.backend]:
+            cursor.execute(statement)
         cursor.close()
 
     def query(self, query: str, args: Any = (), **options: Any) -> Any:

@@ -193,8 +193,8 @@ class Lease:
         self._closed = False
 
     def progress(self, epoch: int, step: int) -> None:
-        """Say that the training moves: it has come to `step` of `epoch`. Less often than every `stall_limit`, and the
-        lease is left to age."""
+        """Say that the training moves: `epoch` epochs are done and `step` steps of the next. Said less often than every
+        `stall_limit`, the lease is left to age."""
         if self._closed or os.getpid() != self._pid:  # a forked child must not speak for its parent
             return
         now = clock()
@@ -204,7 +204,7 @@ class Lease:
         self._heartbeat.look_after(now)
 
     def epoch(self, epoch: int, loss: float | None) -> None:
-        """Say that `epoch` is done, with the loss that people shall see; None or a non-finite one is shown as none."""
+        """Say that `epoch` epochs are done, with the loss that people shall see; None or a non-finite one is shown as none."""
         if self._closed or os.getpid() != self._pid:
             return
         self._integers[Page.EPOCH] = epoch

@@ -158,15 +158,13 @@ class Server:
             with suppress(*self.failures):  # it may be broken already
                 connection.close()
 
-    def _reason(self, claim: Claim) -> str | None:
+    def _reason(self, claim: Claim) -> str:
         """What became of a job on which a beat found no lease of ours."""
         condition, values = key_condition(self._config["backend"], claim)
-        row = self._run(f"SELECT status, version FROM {claim['jobs']} AS j WHERE {condition}", values).fetchone()
+        row = self._run(f"SELECT j.status FROM {claim['jobs']} AS j WHERE {condition}", values).fetchone()
         if row is None:
             return "gone"
-        if row[0] == "ignore":
-            return "cancelled"
-        return None if tuple(row) == ("reserved", claim["attempt"]) else "taken"
+        return "cancelled" if row[0] == "ignore" else "taken"
 
     def _run(self, statement: str, values: list[Any]) -> Any:
         if self._connection is None:

@@ -9,7 +9,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +19,22 @@ GIT_TIMEOUT = 5  # s
 GIT_COMMIT = "# branch.oid "  # in the second porcelain format of git-status(1)
 
 
-def record(
-    classes: Mapping[str, type], code_dir: Path, *, numerics: dict[str, Any], choices: dict[str, Any], notes: list[str]
-) -> dict[str, Any]:
-    """The row of `TrainingResult.Provenance`, without its key.
+def record(classes: Mapping[str, type], git: tuple[str, str], *, numerics: dict[str, Any]) -> dict[str, Any]:
+    """The row of `TrainingResult.Provenance`, without its key and what only the training tells: choices and notes.
 
     Parameters
     ----------
     classes : role (``model``, ``trainer``, …) to class.
-    code_dir : folder whose git commit is recorded.
+    git : what `git_state` says of the folder that the code is in.
     """
     code, texts = {}, {}
     for role, cls in classes.items():
         digest, text = module_text(cls.__module__)
         code[role] = {"class": cls.__qualname__, "module": cls.__module__, "sha256": digest}
         texts[digest] = text
-    commit, dirty = git_state(code_dir)
     return {
-        "git_commit": commit,
-        "git_dirty": dirty,
+        "git_commit": git[0],
+        "git_dirty": git[1],
         "code": code,
         "code_texts": texts,
         "packages": packages(),
@@ -43,8 +42,6 @@ def record(
         "host": platform.node()[:255],
         "hardware": hardware(),
         "numerics": numerics,
-        "choices": choices,
-        "notes": notes,
     }
 
 
@@ -62,6 +59,13 @@ def module_text(module: str) -> tuple[str, str]:
 @functools.lru_cache(maxsize=256)
 def _read(file: str, mtime_ns: int, size: int) -> str:
     return Path(file).read_text(encoding="utf-8", errors="replace")
+
+
+@contextmanager
+def git_asked(folder: Path) -> Iterator[Callable[[], tuple[str, str]]]:
+    """Ask for `git_state` while something else is done; what is yielded waits for the answer."""
+    with ThreadPoolExecutor(1, "git") as background:
+        yield background.submit(git_state, folder).result
 
 
 def git_state(folder: Path) -> tuple[str, str]:

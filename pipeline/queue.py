@@ -12,7 +12,7 @@ import platform
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from datajoint import blob
 from datajoint.condition import AndList, Not
@@ -23,8 +23,12 @@ from schemas.attempt import Attempt, Blame, Outcome
 from .errors import PipelineError
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
+DEADLOCK_TRIES = 10
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
+
+
+T = TypeVar("T")
 
 
 class LeaseLost(PipelineError):
@@ -68,6 +72,11 @@ class Queue:
         self._q = {name: quote(name) for name in (self._key, *JOB_COLUMNS, *ATTEMPT_COLUMNS)}
         self._jobs = self.jobs.full_table_name
         self._attempts = Attempt().full_table_name
+
+    @property
+    def full_names(self) -> tuple[str, str]:
+        """The job table and the table of attempts, quoted."""
+        return self._jobs, self._attempts
 
     # Filling
 
@@ -131,7 +140,8 @@ class Queue:
             f"SELECT {self._q[self._key]} FROM {self._jobs} WHERE {where} "
             f"ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED"
         )
-        key = (self._take_at_once if self._postgres else self._take_in_steps)(picked, args, attempt)
+        take = self._take_at_once if self._postgres else self._take_in_steps
+        key = untangled(lambda: take(picked, args, attempt))
         return None if key is None else Claim({self._key: key}, attempt)
 
     def _reservation(self, attempt: str) -> tuple[str, tuple[Any, ...]]:
@@ -207,6 +217,9 @@ class Queue:
                     return
                 if not remaining:
                     raise
+            except Exception as error:
+                if not (remaining and is_deadlock(error)):
+                    raise
 
     def _settle_finished(self, claim: Claim) -> None:
         q = self._q
@@ -256,14 +269,18 @@ class Queue:
             due = f"{q['scheduled_time']}=CURRENT_TIMESTAMP(3) + {later}"
             change = f"{q['status']}='pending', {q['reserved_time']}=NULL, {due}"
             values = ()
-        with self.connection.transaction:
-            held = self.connection.query(
-                f"UPDATE {self._jobs} SET {change}, {q['version']}='' WHERE {self._held()}",
-                args=(*values, claim.key[self._key], claim.attempt),
-            ).rowcount
-            if held:
-                self._end_attempt(claim.attempt, outcome, error, stack, blame)
-        return bool(held)
+
+        def give_back() -> bool:
+            with self.connection.transaction:
+                held = self.connection.query(
+                    f"UPDATE {self._jobs} SET {change}, {q['version']}='' WHERE {self._held()}",
+                    args=(*values, claim.key[self._key], claim.attempt),
+                ).rowcount
+                if held:
+                    self._end_attempt(claim.attempt, outcome, error, stack, blame)
+            return bool(held)
+
+        return untangled(give_back)
 
     # Leases
 
@@ -279,23 +296,28 @@ class Queue:
             f"SELECT {q[self._key]}, {q['version']} FROM {self._jobs} WHERE {q['status']}='reserved' "
             f"AND {q['reserved_time']} < CURRENT_TIMESTAMP(3) - {age} FOR UPDATE SKIP LOCKED"
         )
-        with self.connection.transaction:
-            found = self.connection.query(stale).fetchall()
-            for key, attempt in found:
-                self.connection.query(
-                    f"UPDATE {self._jobs} SET {q['status']}='pending', {q['reserved_time']}=NULL, {q['version']}='', "
-                    f"{q['scheduled_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s",
-                    args=(key,),
-                )
-                self.connection.query(
-                    f"UPDATE {self._attempts} SET {q['attempt_outcome']}='lost', "
-                    f"{q['attempt_end']}=CURRENT_TIMESTAMP(3), "
-                    f"{q['attempt_error']}='its worker gave no sign of life', "
-                    f"{q['attempt_blame']}=CASE WHEN {q['attempt_checkpoints']}=0 THEN 'task' ELSE '' END "
-                    f"WHERE {q['attempt_id']}=%s AND {q['attempt_outcome']}='running'",
-                    args=(attempt,),
-                )
-        return [str(key) for key, _ in found]
+
+        def give_back() -> list[tuple[str, str]]:
+            with self.connection.transaction:
+                found = self.connection.query(stale).fetchall()
+                for key, attempt in found:
+                    self.connection.query(
+                        f"UPDATE {self._jobs} SET {q['status']}='pending', {q['version']}='', "
+                        f"{q['reserved_time']}=NULL, "
+                        f"{q['scheduled_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s",
+                        args=(key,),
+                    )
+                    self.connection.query(
+                        f"UPDATE {self._attempts} SET {q['attempt_outcome']}='lost', "
+                        f"{q['attempt_end']}=CURRENT_TIMESTAMP(3), "
+                        f"{q['attempt_error']}='its worker gave no sign of life', "
+                        f"{q['attempt_blame']}=CASE WHEN {q['attempt_checkpoints']}=0 THEN 'task' ELSE '' END "
+                        f"WHERE {q['attempt_id']}=%s AND {q['attempt_outcome']}='running'",
+                        args=(attempt,),
+                    )
+            return list(found)
+
+        return [str(key) for key, _ in untangled(give_back)]
 
     def set_aside(self, key: str, message: str) -> None:
         """Make a waiting job an error, which nobody takes."""
@@ -400,6 +422,23 @@ def job_table(table: Any) -> Any:
     if cls._jobs is None:
         cls._jobs = table.jobs  # found by all objects of the class until `schema.deactivate`
     return cls._jobs
+
+
+def untangled(transact: Callable[[], T]) -> T:
+    """Run a transaction again that the database broke off to resolve a deadlock; what it did was undone."""
+    for _ in range(DEADLOCK_TRIES - 1):
+        try:
+            return transact()
+        except Exception as error:
+            if not is_deadlock(error):
+                raise
+    return transact()
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Whether the database chose this transaction as the victim of a deadlock (SQLSTATE class 40; MySQL 1205, 1213)."""
+    code = getattr(error, "pgcode", None) or (error.args[0] if error.args else None)
+    return code in ("40001", "40P01", 1205, 1213)
 
 
 def declare_indexes(table: Any) -> None:

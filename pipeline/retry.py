@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ LONGEST_DELAY = 3600.0  # s
 HOSTS_THAT_CONVICT = 2  # a task that lacks something on so many hosts is itself at fault
 # What a worker lacks: another one may have it.
 WORKER_LACKS = (UnresolvedClass, DataFileMissing, CacheFull, StoreUnavailable, ConfigurationError, ImportError)
+DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 DEVICE_MARKS = ("CUDA error", "CUDA driver", "no kernel image", "NVML", "cuDNN error")
 
 
@@ -44,6 +46,8 @@ class Policy:
 def blame_for(error: BaseException) -> Blame:
     """Whether an exception speaks against the task or against the worker that met it."""
     if isinstance(error, WORKER_LACKS):
+        return Blame.WORKER
+    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
         return Blame.WORKER
     if isinstance(error, RuntimeError) and any(mark in str(error) for mark in DEVICE_MARKS):
         return Blame.WORKER

@@ -7,11 +7,11 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,15 +21,20 @@ from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
 from schemas.training_result import EXTERNAL_STORE
-from trainers import numerics
+from trainers import checkpoint, numerics
+from trainers.contract import Stopped
 
 from . import code_changes, plots, provenance, worker
 from .errors import PipelineError
+from .heartbeat import Heartbeat
 from .node_cache import NodeCache
 from .resolver import ClassResolver
-from .settings import Settings
+from .retry import Policy
+from .running import RunningAttempt
+from .settings import Database, Settings
+from .stop import StopSignal
 from .store import datajoint_adapter
-from .store.interface import Store, parse_address
+from .store.interface import Store, StoreUnavailable, parse_address
 from .training_spec import TrainingSpec, read_spec
 
 logger = logging.getLogger("trainloom")
@@ -38,6 +43,8 @@ logger = logging.getLogger("trainloom")
 WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
 
+FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0  # s between tries to reach a store that is away
+T = TypeVar("T")
 BLOBS = frozenset({*HISTORIES, "model_class_params_history", "code_texts"})
 
 
@@ -64,25 +71,61 @@ class TaskRunner:
     """Trains tasks and gives finished trainers back."""
 
     def __init__(
-        self, settings: Settings, resolver: ClassResolver, store: Store, folders: Folders, code_dir: Path
+        self,
+        settings: Settings,
+        database: Database,
+        resolver: ClassResolver,
+        store: Store,
+        folders: Folders,
+        code_dir: Path,
     ) -> None:
         self._settings = settings
         self._resolver = resolver
         self._store = store
         self._folders = folders
         self._code_dir = code_dir
+        self._database = database
+        self._heartbeat: Heartbeat | None = None
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
 
     def close(self) -> None:
-        """End the loader processes of the trainers that were handed out."""
+        """End the heartbeat and the loader processes of the trainers that were handed out."""
         self._lent.close()
+        if self._heartbeat is not None:
+            self._heartbeat.close()
 
     def populate(
         self, table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Train what has no result; see `worker.populate`. Results whose code has changed since are told."""
+        """Train what has no result; see `TrainingResult.populate`. Results whose code has changed since are told."""
         code_changes.warn_if_changed(logger)
-        return worker.populate(table, restrictions, order, options)
+        options = {**options, "order": order}
+        if not options["reserve_jobs"]:
+            success, errors = worker.populate_directly(table, restrictions, options)
+            return {"success_count": success, "error_list": errors}
+        stop = StopSignal(self._settings.grace_seconds)
+        loop = worker.Worker(table, restrictions, options, heartbeat=self._beating(), terms=self._terms(), stop=stop)
+        with stop.listening():
+            loop.run()
+        return {"success_count": loop.success, "error_list": loop.errors}
+
+    def _beating(self) -> Heartbeat:
+        """The side process of this session, started with its first task."""
+        if self._heartbeat is None:
+            settings = self._settings
+            self._heartbeat = Heartbeat(
+                self._database, interval=settings.heartbeat_seconds, stall_limit=settings.stall_seconds
+            )
+        return self._heartbeat
+
+    def _terms(self) -> worker.Terms:
+        settings = self._settings
+        return worker.Terms(
+            settings.lease_seconds,
+            settings.store_away_seconds,
+            settings.grace_seconds,
+            Policy(settings.max_attempts, settings.retry_seconds),
+        )
 
     def plot(self, title: str, training: Any, validation: Any) -> Any:
         """Axes with the loss histories."""
@@ -92,13 +135,18 @@ class TaskRunner:
         """Train one task, upload its weights, and hand over everything that is to be inserted."""
         started = time.monotonic()
         training = read_spec(spec, self._resolver)
-        settled = numerics.settle(self._threads())
         folders = self._folders.chosen(table.directories)
+        attempt: RunningAttempt | None = table.attempt
         with ExitStack() as resources:
-            trainer = self._build(training, folders, table.num_workers, resources)
+            git = resources.enter_context(provenance.git_asked(self._code_dir))
+            offered, settled = self._offers(training, folders, attempt, resources)
+            trainer = self._build(training, folders, table.num_workers, resources, offered)
+            made_by = provenance.record(training.classes(), git(), numerics=settled)  # the code as it was imported
+            if attempt is not None:
+                attempt.stop.polled = "stop" in offered  # until then a signal need not wait for anybody to ask
             trainer.train()
             score, metrics = _score(trainer)
-            artifacts = self._upload(_weights_path(trainer, folders, training))
+            artifacts = self._patiently(attempt, lambda: self._upload(_weights_path(trainer, folders, training)))
         chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
         columns = {
             "test_score": score,
@@ -109,10 +157,11 @@ class TaskRunner:
             "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
             "duration": time.monotonic() - started,
         }
-        recorded = provenance.record(
-            training.classes(), self._code_dir, numerics=settled, choices=chosen, notes=_notes(training, artifacts)
+        recorded = {**made_by, "choices": chosen, "notes": _notes(training, artifacts)}
+        columns, recorded = self._patiently(
+            attempt, lambda: (self._uploaded(table, columns), self._uploaded(table, recorded))
         )
-        return Outcome(self._uploaded(table, columns), metrics, artifacts, self._uploaded(table, recorded))
+        return Outcome(columns, metrics, artifacts, recorded)
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
         """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
@@ -122,14 +171,21 @@ class TaskRunner:
         if not address:
             raise PipelineError(f"task {training.key[:8]} has no weights: its trainer saved no file at model_save_path")
         folders = self._folders.chosen(table.directories)
-        trainer = self._build(training, folders, table.num_workers, self._lent)
+        trainer = self._build(training, folders, table.num_workers, self._lent, {"seed": training.seed})
         path = _weights_path(trainer, folders, training)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._store.download(parse_address(address), path)
         trainer.load_best_performing_model()
         return trainer
 
-    def _build(self, training: TrainingSpec, folders: Folders, num_workers: int | None, resources: ExitStack) -> Any:
+    def _build(
+        self,
+        training: TrainingSpec,
+        folders: Folders,
+        num_workers: int | None,
+        resources: ExitStack,
+        offered: dict[str, Any],
+    ) -> Any:
         """The trainer of a task; `resources` closes its loaders and gives its data file back to the node's cache."""
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         directory = self._data_directory(training, folders, cache)
@@ -161,7 +217,10 @@ class TaskRunner:
             "max_epoch": training.epoch_limit,
         }
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
-        return training.trainer.cls(**given, **self._offered(training, folders, resources), **training.trainer.params)
+        named = _named(training)
+        return training.trainer.cls(
+            **given, **{name: value for name, value in offered.items() if name in named}, **training.trainer.params
+        )
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
@@ -179,16 +238,48 @@ class TaskRunner:
             )
         return folders.dataset_dir
 
-    def _offered(self, training: TrainingSpec, folders: Folders, resources: ExitStack) -> dict[str, Any]:
-        """What a trainer gets only if its constructor names it."""
-        named = inspect.signature(training.trainer.cls).parameters
+    def _offers(
+        self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a trainer gets if its constructor names it, and the numerics that it runs with.
+
+        They are settled at a task's first attempt and pinned when it is resumed: torch's thread count changes bits.
+        """
+        settled = numerics.settle(self._threads())
         offered: dict[str, Any] = {"seed": training.seed}
+        if attempt is not None:
+            offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
+        if attempt is not None and "checkpoints" in _named(training):
+            keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store)
+            offered["checkpoints"] = keeper
+            content = keeper.load()
+            if content is not None:
+                pinned = checkpoint.read_header(content).numerics
+                for name, (recorded, here) in numerics.pin(pinned).items():
+                    logger.warning("%s is %s here; the training began with %s", name, here, recorded)
+                settled = numerics.record()
         if training.initial_weights:
             path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._store.download(parse_address(training.initial_weights), path)
             resources.callback(path.unlink, missing_ok=True)
             offered["initial_weights"] = str(path)
-        return {name: value for name, value in offered.items() if name in named}
+        return offered, settled
+
+    def _patiently(self, attempt: RunningAttempt | None, upload: Callable[[], T]) -> T:
+        """Try an upload again while the store is away: the training is done, and only its result is missing."""
+        deadline, delay = time.monotonic() + self._settings.store_away_seconds, FIRST_DELAY
+        while True:
+            try:
+                return upload()
+            except StoreUnavailable as error:
+                if attempt is not None and attempt.requested:
+                    raise Stopped from error
+                if time.monotonic() > deadline:
+                    raise
+                logger.warning("%s; trying again in %.0f s", error, delay)
+                time.sleep(delay)
+                delay = min(2 * delay, LONGEST_DELAY)
 
     def _upload(self, path: Path) -> list[dict[str, Any]]:
         if not path.is_file():
@@ -221,6 +312,11 @@ class TaskRunner:
 
     def _threads(self) -> int:
         return self._settings.torch_threads or numerics.default_threads(self._settings.worker_processes)
+
+
+def _named(training: TrainingSpec) -> frozenset[str]:
+    """The parameters that a trainer's constructor names."""
+    return frozenset(inspect.signature(training.trainer.cls).parameters)
 
 
 def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
@@ -282,6 +378,6 @@ def _notes(training: TrainingSpec, artifacts: list[dict[str, Any]]) -> list[str]
     notes = list(training.notes)
     if not artifacts:
         notes.append("the trainer saved no file at model_save_path: there are no weights in the store")
-    if not {"checkpoints", "stop"} & set(inspect.signature(training.trainer.cls).parameters):
+    if "checkpoints" not in _named(training):
         notes.append("the trainer takes no checkpoints: an interrupted training starts anew")
     return notes

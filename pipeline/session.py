@@ -13,7 +13,7 @@ from typing import Any
 
 from datajoint.hash_registry import get_store_backend
 
-from schemas import binding, project, schema, training_result
+from schemas import attempt, binding, checkpoint, project, schema, training_result  # noqa: F401 - tables to declare
 from schemas.training_result import EXTERNAL_STORE
 
 from .connection import HealingConnection, open_connection
@@ -21,6 +21,7 @@ from .errors import ConfigurationError, SessionError
 from .file_digest import FileDigests
 from .home import Home
 from .prober import DatasetProber
+from .queue import declare_indexes
 from .resolver import ClassResolver
 from .runner import Folders, TaskRunner
 from .services.mongo import MongoServer, MongoUnavailable
@@ -128,7 +129,7 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     datajoint_adapter.attach(settings.schema_name, store)
     cleanup.callback(datajoint_adapter.detach, settings.schema_name)
     _check_external_store(connection)
-    _bind(settings, store, folders, cleanup)
+    _bind(settings, database, store, folders, cleanup)
     return Session(settings, connection, store, folders, project_id, home, note, cleanup)
 
 
@@ -205,7 +206,7 @@ def _activate(settings: Settings, connection: HealingConnection, home: Home | No
         with _declaration_lock(settings, connection):
             if not _declared(settings, connection):
                 schema.activate(settings.schema_name, connection, create=True)
-                training_result.TrainingResult().jobs  # noqa: B018  (declares the job table)
+                declare_indexes(training_result.TrainingResult())  # and with them the job table
                 _write_project(settings, home)
                 return
     schema.activate(settings.schema_name, connection, create=False)
@@ -334,12 +335,12 @@ def _compare_project(database: Callable[[], Any], url: str, settings: Settings, 
         )
 
 
-def _bind(settings: Settings, store: Store, folders: Folders, cleanup: ExitStack) -> None:
+def _bind(settings: Settings, database: Database, store: Store, folders: Folders, cleanup: ExitStack) -> None:
     code_dir = (settings.code_dir or Path.cwd()).resolve()
     resolver = ClassResolver(settings.allowed_packages, code_dir)
     digests = FileDigests(folders.dataset_cache_dir)
     prober = DatasetProber(resolver, digests, store, folders.dataset_dir, mirror=settings.mirror_datasets)
-    runner = TaskRunner(settings, resolver, store, folders, code_dir)
+    runner = TaskRunner(settings, database, resolver, store, folders, code_dir)
     cleanup.callback(runner.close)
     binding.bind(binding.Services(resolver, prober, runner))
     cleanup.callback(binding.bind, None)

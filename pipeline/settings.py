@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from .errors import ConfigurationError
 
@@ -87,6 +87,15 @@ class Settings(BaseModel):
     torch_threads: int | None = Field(
         None, ge=1, description="torch threads per worker; empty: cores divided by worker processes"
     )
+    heartbeat_seconds: float = Field(15.0, gt=0, description="how often a worker shows life, s")
+    lease_seconds: float = Field(60.0, gt=0, description="age of the last sign of life that ends a worker's lease, s")
+    stall_seconds: float = Field(1800.0, gt=0, description="how long a living training may go without a step, s")
+    store_away_seconds: float = Field(600.0, gt=0, description="how long the store may be away meanwhile, s")
+    max_attempts: int = Field(3, ge=1, description="failures after which a task is set aside")
+    retry_seconds: float = Field(
+        30.0, ge=0, description="delay before the second try; later ones wait 4 times as long, s"
+    )
+    grace_seconds: float = Field(25.0, ge=0, description="how long a stopping worker may take to save, s; 0: no limit")
     worker_processes: int = Field(1, ge=1, description="worker processes on this machine that share its cores")
 
     aliases: ClassVar[Mapping[str, str]] = {
@@ -117,6 +126,12 @@ class Settings(BaseModel):
                 "use lower-case letters, digits and underscores, starting with a letter, at most 31 characters"
             )
         return value
+
+    @model_validator(mode="after")
+    def _lease_outlives_heartbeats(self) -> Settings:
+        if self.lease_seconds < 2 * self.heartbeat_seconds:
+            raise ValueError("lease_seconds must be at least twice heartbeat_seconds, or one late beat loses a task")
+        return self
 
     @classmethod
     def load(
@@ -153,7 +168,8 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else "settings"
-            raise ConfigurationError(f"{name} from {origin.get(name, 'the caller')}: {first['msg']}") from None
+            where = f" from {origin[name]}" if name in origin else ""
+            raise ConfigurationError(f"{name}{where}: {first['msg']}") from None
 
     @property
     def schema_name(self) -> str:

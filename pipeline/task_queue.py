@@ -11,9 +11,9 @@ from schemas.training_task import TrainingTask
 
 from . import task_states
 from .errors import PipelineError
+from .queue import enqueue, job_table
 from .short_keys import shown
 from .task_states import TASK_KEY, State
-from .worker import enqueue, job_table
 
 
 class TaskInUse(PipelineError, ValueError):

@@ -11,7 +11,7 @@ from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from .worker import job_table
+from .queue import job_table
 
 
 class State(StrEnum):

@@ -1,129 +1,264 @@
-"""The order in which a worker takes tasks from DataJoint's job table."""
+"""A worker: takes jobs one after the other, computes them, and settles each whatever happens."""
 
 from __future__ import annotations
 
 import logging
-import os
-import platform
 import random
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from datajoint.condition import AndList, Not, make_condition
+from datajoint.errors import DataJointError, DuplicateError, IntegrityError, LostConnectionError
 
-from .errors import PipelineError
+from schemas.attempt import Blame, Outcome
+from trainers.contract import Stopped
+
+from . import retry
+from .errors import ConfigurationError, PipelineError
+from .heartbeat import Heartbeat, clock
+from .queue import Claim, LeaseLost, Queue, enqueue
+from .running import RunningAttempt
+from .stop import StopSignal
 
 logger = logging.getLogger("trainloom")
 
-TERMINATED = 143  # exit code after SIGTERM, as a shell reports it
-
-SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
-
-
-def populate(table: Any, restrictions: tuple[Any, ...], order: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Make the missing rows of a computed table, one key at a time; parameters and return value as DataJoint's
-    `populate`."""
-    reserve = options["reserve_jobs"]
-    jobs = job_table(table) if reserve else None
-    if reserve and options["refresh"] is not False:
-        enqueue(table, restrictions)
-    keys = _pending(table, restrictions, options["priority"]) if reserve else _missing(table, restrictions)
-    if order == "random":
-        keys = _shuffled_within_priority(keys)
-    success, errors, taken = 0, [], 0
-    limit = options["max_calls"]
-    with _terminating_on_sigterm():
-        for _, key in _with_progress(keys, table, options["display_progress"]):
-            if taken == limit:
-                break
-            if jobs is not None and not jobs.reserve(key):
-                continue  # another worker was faster: that is no call of ours
-            taken += 1
-            logger.info("took %s", key, extra={"event": "taken", "key": key})
-            try:
-                success += _finish(table, key, jobs, options["make_kwargs"] or {})
-            except Exception as error:
-                if not options["suppress_errors"]:
-                    raise
-                logger.error("%s", storable(_message(error)), extra={"event": "failed", "key": key})
-                errors.append((key, error if options["return_exception_objects"] else _message(error)))
-    return {"success_count": success, "error_list": errors}
+LACKS_IN_A_ROW = 3  # tasks that fail one after the other for what the worker lacks: then it is the worker
+LACK_DELAY = 10.0  # s before a task that this worker could not serve is offered again
+IMPATIENT = 0.5  # share of the lease after which stale leases are looked for again
 
 
-def job_table(table: Any) -> Any:
-    """The job table of a computed table, made once per session: for each object of `table` DataJoint would ask the
-    database anew for its columns and foreign keys, a dozen statements."""
-    cls = type(table)
-    if cls._jobs is None:
-        cls._jobs = table.jobs  # found by all objects of the class until `schema.deactivate`
-    return cls._jobs
+@dataclass(frozen=True)
+class Terms:
+    """How a worker holds and retries.
 
-
-def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
-    """Put every key without result and job into the job table, with its task's priority, in one statement."""
-    jobs, connection = job_table(table), table.connection
-    adapter = connection.adapter
-    quote = adapter.quote_identifier
-    missing = (table.key_source & AndList(restrictions)) - table.proj()
-    # The job table's key has another lineage than the task's, although it is the same key.
-    missing = missing.restrict(Not(jobs), semantic_check=False).proj("priority")
-    columns = ", ".join(quote(name) for name in (*jobs.primary_key, "status", "priority"))
-    picked = ", ".join(quote(name) for name in jobs.primary_key)
-    verb, suffix = SKIP_DUPLICATES[adapter.backend]
-    connection.query(
-        f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
-        f"({missing.make_sql()}) AS missing{suffix}"
-    )
-
-
-def _finish(table: Any, key: dict[str, Any], jobs: Any, make_kwargs: dict[str, Any]) -> int:
-    """Make one key and settle its job; 1 if a row was made, 0 if it was there already.
-
-    An exception leaves the job as `error` with its traceback. An interrupt gives it back as `pending`: nothing was
-    wrong with the task.
+    Attributes
+    ----------
+    lease_seconds : age of the last heartbeat at which a job is taken from its worker.
+    store_away_seconds : how long the store may be away before an attempt ends.
+    grace_seconds : how long an ending attempt may take to upload its checkpoint.
+    retry : when a failed task is tried again.
     """
-    started = time.monotonic()
 
-    def complete() -> None:
-        if jobs is not None:
-            jobs.complete(key, duration=time.monotonic() - started)
-
-    try:
-        made = _make(table, key, make_kwargs, complete)
-    except Exception as error:
-        if jobs is not None:
-            jobs.error(key, error_message=storable(_message(error)), error_stack=storable(traceback.format_exc()))
-        raise
-    except BaseException:
-        if jobs is not None:
-            release(jobs, key)
-        raise
-    duration = time.monotonic() - started
-    logger.info("made %s in %.1f s", key, duration, extra={"event": "made", "key": key, "duration": duration})
-    return made
+    lease_seconds: float = 60.0
+    store_away_seconds: float = 600.0
+    grace_seconds: float = 25.0
+    retry: retry.Policy = field(default_factory=retry.Policy)
 
 
-def _make(table: Any, key: dict[str, Any], make_kwargs: dict[str, Any], complete: Callable[[], None]) -> int:
-    """The three parts of `make`: nothing is locked while the second one runs, and the first is read again before
-    the third. `complete` settles the job, in one transaction with the result."""
-    if key in table:
-        complete()
-        return 0
-    fetched = table.make_fetch(dict(key), **make_kwargs)
-    computed = table.make_compute(dict(key), *fetched)
-    with table.connection.transaction, _insertable(type(table)):
-        if table.make_fetch(dict(key), **make_kwargs) != fetched:
-            raise PipelineError(
-                f"the rows that {key} is made of changed while it was computed; its result was not written"
+class Worker:
+    """Computes the missing rows of a table through its queue.
+
+    Parameters
+    ----------
+    options : DataJoint's parameters of `populate`, with `order`.
+    """
+
+    def __init__(
+        self,
+        table: Any,
+        restrictions: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        heartbeat: Heartbeat,
+        terms: Terms,
+        stop: StopSignal,
+    ) -> None:
+        self._table = table
+        self._restrictions = restrictions
+        self._options = options
+        self._heartbeat = heartbeat
+        self._terms = terms
+        self._stop = stop
+        self.queue = Queue(table)
+        self.success = 0
+        self.errors: list[tuple[dict[str, Any], Any]] = []
+        self._taken = 0
+        self._unserved: set[str] = set()
+        self._lacks = 0
+        self._next_reclaim = 0.0
+
+    def run(self) -> None:
+        """Work until nothing is due or `max_calls` jobs were taken.
+
+        Raises
+        ------
+        ConfigurationError
+            After three tasks in a row that failed for what this worker lacks.
+        SystemExit, KeyboardInterrupt
+            After SIGTERM and SIGINT; the job is given back before.
+        """
+        keys = self._refresh()
+        fresh = True
+        while self._taken != self._options["max_calls"]:
+            self._stop.raise_if_requested()
+            self._reclaim()
+            sent = clock()
+            claim = self.queue.claim(
+                order=self._options["order"],
+                keys=keys,
+                without=self._unserved,
+                priority=self._options["priority"],
             )
+            if claim is not None:
+                fresh = False
+                self._taken += 1
+                self._attempt(claim, sent)
+            elif fresh:
+                return
+            else:  # what was computed meanwhile may have made more tasks ready
+                keys, fresh = self._refresh(), True
+
+    def _refresh(self) -> set[str] | None:
+        """Queue what is missing; the keys that the restrictions leave, None for all."""
+        if self._options["refresh"] is not False:
+            enqueue(self._table, self._restrictions)
+        if not self._restrictions:
+            return None
+        (name,) = self.queue.jobs.primary_key
+        return {str(row[name]) for row in self._table._jobs_to_do(self._restrictions).to_dicts()}
+
+    def _reclaim(self) -> None:
+        """Now and then give back the jobs of workers that show no life; set aside what keeps killing them."""
+        if time.monotonic() < self._next_reclaim:
+            return
+        self._next_reclaim = time.monotonic() + IMPATIENT * self._terms.lease_seconds * random.SystemRandom().random()
+        for key in self.queue.reclaim(self._terms.lease_seconds):
+            logger.warning("gave back %s, whose worker showed no life", key[:8])
+            settle_loss(self.queue, key, self._terms.retry)
+
+    def _attempt(self, claim: Claim, sent: float) -> None:
+        logger.info("took %s", claim.key, extra={"event": "taken", "key": claim.key})
+        started = time.monotonic()
+        (key,) = claim.key.values()
+        jobs, attempts = self.queue.full_names
+        with self._heartbeat.hold(jobs, claim.key, attempts, claim.attempt, since=sent) as lease:
+            terms = self._terms
+            running = RunningAttempt(
+                claim, self.queue, lease, self._stop, terms.lease_seconds, terms.store_away_seconds
+            )
+            try:
+                self._make(claim, running)
+                running.close(published=True, wait_s=0.0)
+            except Stopped:
+                running.close(published=False, wait_s=terms.grace_seconds)
+                self._settle_stopped(running)
+                return
+            except LeaseLost as error:
+                running.close(published=False, wait_s=0.0)
+                logger.warning("%s", error)
+                return
+            except Exception as error:
+                running.close(published=False, wait_s=terms.grace_seconds)
+                if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
+                    self._fail(claim, error)
+                return
+            except BaseException:
+                self.queue.release(claim, Outcome.PREEMPTED)
+                running.close(published=False, wait_s=0.0)
+                raise
+        self.success += 1
+        self._lacks = 0
+        duration = time.monotonic() - started
+        logger.info("made %s in %.1f s", key, duration, extra={"event": "made", "key": claim.key, "duration": duration})
+
+    def _make(self, claim: Claim, running: RunningAttempt) -> None:
+        make_kwargs = self._options["make_kwargs"] or {}
+        self._table.attempt = running
+        try:
+            fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
+            computed = self._table.make_compute(dict(claim.key), *fetched)
+            self.queue.publish(claim, lambda: insert_result(self._table, claim.key, fetched, computed, make_kwargs))
+        finally:
+            self._table.attempt = None
+            self._stop.polled = False
+
+    def _settle_stopped(self, running: RunningAttempt) -> None:
+        """A training ended early: for a signal, since its lease was lost, or since it was cancelled."""
+        lost = running.lease.lost
+        if lost in ("cancelled", "gone"):
+            self.queue.withdraw(running.claim)
+            logger.warning("%s was taken out of the queue while it was trained", running.claim.key)
+        elif not self.queue.release(running.claim, Outcome.PREEMPTED):
+            logger.warning("%s was taken by another worker", running.claim.key)
+        self._stop.raise_if_requested()
+
+    def _is_obsolete(self, claim: Claim, error: Exception) -> bool:
+        """Whether the job has nothing left to do: its result is there already, or its task was deleted."""
+        if isinstance(error, DuplicateError) and claim.key in self._table:
+            self.queue.drop(claim, "its result was there already")
+            return True
+        if isinstance(error, DataJointError | IntegrityError) and not (self._table.key_source & claim.key):
+            self.queue.drop(claim, "its task was deleted")
+            return True
+        return False
+
+    def _fail(self, claim: Claim, error: Exception) -> None:
+        """Keep the error, decide when the task is tried again, and go on or raise, as `populate` was told."""
+        message, blame = storable(describe(error)), retry.blame_for(error)
+        (key,) = claim.key.values()
+        before = self.queue.blamed(key)
+        if blame is Blame.TASK:
+            delay = self._terms.retry.delay(retry.failures(before) + 1)
+            self._lacks = 0
+        else:
+            convicted = len(retry.convicting_hosts(before) | {self.queue.worker.host}) >= retry.HOSTS_THAT_CONVICT
+            delay = None if convicted else LACK_DELAY
+            self._unserved.add(key)
+            self._lacks += 1
+        stack = storable("".join(traceback.format_exception(error)))
+        self.queue.release(claim, Outcome.FAILED, error=message, stack=stack, blame=blame, delay=delay)
+        logger.error("%s", message, extra={"event": "failed", "key": claim.key})
+        if not self._options["suppress_errors"]:
+            raise error
+        self.errors.append((claim.key, error if self._options["return_exception_objects"] else describe(error)))
+        if self._lacks >= LACKS_IN_A_ROW:
+            raise ConfigurationError(
+                f"{self._lacks} tasks in a row could not be trained for what this worker lacks, at last: {message}; "
+                "mend the worker and start it again"
+            )
+
+
+def settle_loss(queue: Queue, key: str, policy: retry.Policy) -> None:
+    """Set a task aside whose workers keep dying before a checkpoint is safe."""
+    losses = retry.failures(queue.blamed(key))
+    if policy.delay(losses) is None:
+        queue.set_aside(key, f"{losses} attempts failed or were lost without a checkpoint; see `trainloom status`")
+
+
+def populate_directly(table: Any, restrictions: tuple[Any, ...], options: dict[str, Any]) -> tuple[int, list[Any]]:
+    """Without reservation: make the missing rows of this moment in this process, as DataJoint does."""
+    success, errors = 0, []
+    keys = list((table._jobs_to_do(restrictions) - table.proj()).proj().to_dicts())
+    if options["order"] == "random":
+        random.SystemRandom().shuffle(keys)
+    make_kwargs = options["make_kwargs"] or {}
+    for key in keys[: options["max_calls"]]:
+        try:
+            fetched = table.make_fetch(dict(key), **make_kwargs)
+            computed = table.make_compute(dict(key), *fetched)
+            with table.connection.transaction:
+                insert_result(table, key, fetched, computed, make_kwargs)
+        except Exception as error:
+            if not options["suppress_errors"]:
+                raise
+            logger.error("%s", storable(describe(error)), extra={"event": "failed", "key": key})
+            errors.append((key, error if options["return_exception_objects"] else describe(error)))
+        else:
+            success += 1
+    return success, errors
+
+
+def insert_result(
+    table: Any, key: dict[str, Any], fetched: Any, computed: tuple[Any, ...], make_kwargs: dict[str, Any]
+) -> None:
+    """Insert a computed row if what it was computed from still stands; inside a transaction."""
+    with _insertable(type(table)):
+        if table.make_fetch(dict(key), **make_kwargs) != fetched:
+            raise PipelineError(f"the rows that {key} is made of changed while it was computed; it was not written")
         table.make_insert(dict(key), *computed)
-        complete()
-    return 1
 
 
 @contextmanager
@@ -136,70 +271,11 @@ def _insertable(cls: Any) -> Iterator[None]:
         cls._allow_insert = False
 
 
-def release(jobs: Any, key: dict[str, Any]) -> None:
-    """Give a job that this process holds back to the queue."""
-    quote = jobs.connection.adapter.quote_identifier
-    jobs.connection.query(
-        f"UPDATE {jobs.full_table_name} SET {quote('status')}='pending', {quote('reserved_time')}=NULL "
-        f"WHERE {make_condition(jobs, key, set())} AND {quote('status')}='reserved' AND {quote('host')}=%s AND "
-        f"{quote('pid')}=%s",
-        args=(platform.node(), os.getpid()),
-    )
-
-
-def _message(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
+    """An error in one line: its type and text."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def storable(text: str) -> str:
     """Text that both backends take: no NUL, no lone surrogates."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _pending(table: Any, restrictions: tuple[Any, ...], priority: int | None) -> list[tuple[int, dict[str, Any]]]:
-    # Restricted to the keys that exist: the job of a task that was deleted must not run.
-    query = (table.jobs.pending & "scheduled_time <= CURRENT_TIMESTAMP(3)").restrict(
-        table._jobs_to_do(restrictions), semantic_check=False
-    )
-    if priority is not None:
-        query = query & f"priority <= {int(priority)}"
-    rows = query.proj("priority", "scheduled_time").to_dicts(order_by="priority ASC, scheduled_time ASC")
-    return [(row["priority"], {name: row[name] for name in table.jobs.primary_key}) for row in rows]
-
-
-def _missing(table: Any, restrictions: tuple[Any, ...]) -> list[tuple[int, dict[str, Any]]]:
-    todo = table._jobs_to_do(restrictions) - table.proj()
-    return [(0, key) for key in todo.proj().to_dicts()]
-
-
-def _shuffled_within_priority(keys: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, dict[str, Any]]]:
-    """Most urgent first, equals at random; the worker's own randomness, not the training's."""
-    chance = random.SystemRandom()
-    return sorted(keys, key=lambda item: (item[0], chance.random()))
-
-
-def _with_progress(
-    keys: list[tuple[int, dict[str, Any]]], table: Any, display: bool
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    if not display:
-        return iter(keys)
-    from rich.progress import track
-
-    return iter(track(keys, description=type(table).__name__))
-
-
-@contextmanager
-def _terminating_on_sigterm() -> Iterator[None]:
-    """A SIGTERM becomes SystemExit, so that the job is not left reserved; only the main thread may set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def terminate(*_: Any) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from schemas.training_result import TrainingResult
 
 from .errors import PipelineError
-from .worker import TERMINATED, job_table, storable
+from .queue import job_table
+from .stop import TERMINATED
+from .worker import storable
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

@@ -88,6 +88,8 @@ class TrainingResult(Connected, dj.Computed):
         notes          : json          # what a reader should know: lost parameters, ignored options
         """
 
+    attempt: Any = None  # what a training may know of the attempt it is part of; set by the worker meanwhile
+
     def __init__(
         self,
         dataset_dir: str | None = None,

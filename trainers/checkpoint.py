@@ -1,8 +1,9 @@
 """The whole state of a training as bytes, and back.
 
-A checkpoint is the line `MAGIC`, the length of its header (8 bytes, big-endian), the header (JSON) and the body: a zip
-as `torch.save` writes it, of dicts, lists, tensors, numbers and strings only. It is read with ``weights_only=True``, so
-that nothing in it can run code. The header can be read without torch's tensors; it holds the body's length and CRC-32.
+A checkpoint is the line `MAGIC`, length and CRC-32 of its header (8 and 4 bytes, big-endian), the header (JSON) and the
+body: a zip as `torch.save` writes it, of dicts, lists, tensors, numbers and strings only. It is read with
+``weights_only=True``, so that nothing in it can run code. The header holds the body's length and CRC-32 and can be read
+alone.
 """
 
 from __future__ import annotations
@@ -17,26 +18,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from trainers.contract import TrainerError
 
 MAGIC = b"trainloom checkpoint\n"
 FORMAT = 1
-_LENGTH = 8  # bytes
-_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device, torch.Size)
+_LENGTH, _CHECKSUM = 8, 4  # bytes
 
 
 class DamagedCheckpoint(TrainerError):
     """Bytes that are no whole checkpoint, or one of another format."""
-
-
-class ForeignCheckpoint(TrainerError):
-    """A checkpoint of another model or optimizer."""
-
-
-class UnstorableState(TrainerError):
-    """A model or optimizer keeps something that a checkpoint cannot hold."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Header:
         epoch: how many epochs lie behind.
         step: how many batches of the next one lie behind.
         numerics: the settings that the training ran with, ready for `trainers.numerics.pin`.
-        identity: see `identity`.
+        identity: see `trainers.learned_state.identity`.
     """
 
     epoch: int
@@ -63,7 +54,8 @@ def pack(header: Header, state: Mapping[str, Any]) -> bytes:
     body = buffer.getbuffer()
     described = {"format": FORMAT, "size": len(body), "crc32": zlib.crc32(body), **vars(header)}
     text = json.dumps(described, allow_nan=False).encode()
-    return b"".join((MAGIC, len(text).to_bytes(_LENGTH, "big"), text, body))
+    prefix = MAGIC + len(text).to_bytes(_LENGTH, "big") + zlib.crc32(text).to_bytes(_CHECKSUM, "big")
+    return b"".join((prefix, text, body))
 
 
 def read_header(content: bytes) -> Header:
@@ -91,79 +83,25 @@ def unpack(content: bytes, device: torch.device | str = "cpu") -> tuple[Header, 
         raise DamagedCheckpoint(f"The checkpoint cannot be read by torch {torch.__version__}: {error}") from error
 
 
-def identity(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """What a checkpoint must agree with: the classes, and the parameters' names, shapes and types."""
-    return {
-        "model": type(model).__qualname__,
-        "optimizer": type(optimizer).__qualname__,
-        "parameters": {
-            name: [list(parameter.shape), str(parameter.dtype)] for name, parameter in model.named_parameters()
-        },
-    }
-
-
-def check_identity(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuse the checkpoint of something else.
-
-    Raises:
-        ForeignCheckpoint: names the first difference.
-    """
-    for what in ("model", "optimizer"):
-        if saved[what] != here[what]:
-            raise _foreign(f"its {what} is {saved[what]}, here it is {here[what]}")
-    for name in [*saved["parameters"], *here["parameters"]]:
-        before, now = saved["parameters"].get(name), here["parameters"].get(name)
-        if before != now:
-            raise _foreign(f"its parameter {name} is {_form(before)}, here it is {_form(now)}")
-
-
-def check_storable(value: Any, path: str) -> None:
-    """Refuse what a checkpoint cannot hold.
-
-    Raises:
-        UnstorableState: names the place, beginning with `path`.
-    """
-    if isinstance(value, Mapping):
-        for name, part in value.items():
-            check_storable(name, f"{path} (a key)")
-            check_storable(part, f"{path}.{name}")
-    elif type(value) in (list, tuple):
-        for place, part in enumerate(value):
-            check_storable(part, f"{path}.{place}")
-    elif type(value) not in (Tensor, nn.Parameter, *_PLAIN):
-        raise UnstorableState(
-            f"{path} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only."
-        )
-
-
 def _described(content: bytes) -> tuple[dict[str, Any], int]:
     """The header as it was written, and where the body starts."""
-    start = len(MAGIC) + _LENGTH
     if not content.startswith(MAGIC):
         raise DamagedCheckpoint("These bytes are no checkpoint of this trainer; take the one before it.")
-    end = start + int.from_bytes(content[len(MAGIC) : start], "big")
-    try:
-        described = json.loads(content[start:end])
-        version = described["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint("The checkpoint's header is damaged; take the one before it.") from error
+    stream = io.BytesIO(content)
+    stream.seek(len(MAGIC))
+    length = int.from_bytes(stream.read(_LENGTH), "big")
+    checksum = int.from_bytes(stream.read(_CHECKSUM), "big")
+    text = content[stream.tell() : stream.tell() + length]
+    if not text or len(text) != length or zlib.crc32(text) != checksum:
+        raise DamagedCheckpoint("The checkpoint's header is damaged; take the one before it.")
+    described: dict[str, Any] = json.loads(text)
+    version = described["format"]
     if version != FORMAT:
         raise DamagedCheckpoint(
             f"The checkpoint has format {version}, this version reads {FORMAT}; resume with the version that wrote it."
         )
-    return described, end
+    return described, stream.tell() + length
 
 
 def _header(described: Mapping[str, Any]) -> Header:
     return Header(**{name: described[name] for name in ("epoch", "step", "numerics", "identity")})
-
-
-def _foreign(difference: str) -> ForeignCheckpoint:
-    return ForeignCheckpoint(
-        f"The checkpoint was made by other code: {difference}; restore the code, or remove the task's checkpoints to "
-        "start anew."
-    )
-
-
-def _form(parameter: list | None) -> str:
-    return "missing" if parameter is None else f"{tuple(parameter[0])} of {parameter[1]}"

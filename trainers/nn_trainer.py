@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
@@ -15,18 +14,17 @@ from torch import Tensor, nn
 
 from models_impl.contract import output_and_regularization
 from trainers import batch as batches
+from trainers import learned_state, numerics, randomness
 from trainers import metrics as metric_registry
-from trainers import numerics, random_states
 from trainers import optimizer as optimizers
 from trainers.best_weights import BestWeights
-from trainers.checkpoint import Header, check_identity, check_storable, identity, pack, unpack
+from trainers.checkpoint import Header, pack, unpack
 from trainers.checkpoint_policy import CheckpointPolicy
-from trainers.contract import Checkpoints, Progress, Reporter, Stop, TrainerError
+from trainers.contract import Checkpoints, Progress, Reporter, Stop, Stopped, TrainerError
 from trainers.epoch_losses import EpochLosses
+from trainers.histories import LOSS, Histories
 from trainers.parameter_history import ParameterHistory
 from trainers.watch import Watch
-
-LOSS = "loss"
 
 
 class NNTrainer:
@@ -45,9 +43,10 @@ class NNTrainer:
     of every epoch from (seed, epoch). The order of the data is the loader's business; `set_epoch(epoch)` is called
     where it has one. Epochs count from 0.
 
-    Checkpoints: a training that finds a state in `checkpoints` goes on from there and ends with the same bits as one that
-    was never interrupted, if `trainers.numerics.pin` was given the header's numerics before. Batches of an epoch that lie
-    behind are left out by ``train_dataloader.resume(epoch, batches)`` where the loader has it, else read and dropped.
+    Checkpoints: a training that finds a state in `checkpoints` goes on from there and ends with the same bits as one
+    that was never interrupted, if `trainers.numerics.pin` was given the checkpoint's numerics before. Batches of an
+    epoch that lie behind are left out by ``train_dataloader.resume(epoch, batches)`` where it has that, else read and
+    dropped.
 
     Args:
         train_dataloader, validation_dataloader, test_dataloader: iterables of batches; untouched until needed.
@@ -89,8 +88,12 @@ class NNTrainer:
     """
 
     run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
+    epochs_done: int
     test_score: float | None
     test_metrics: dict[str, float]
+    _random_states: dict[str, Any] | None  # at the end of the epoch's last batch, while a tier is scored
+    _resumed: dict[str, Any] | None  # of the checkpoint, until the training has gone on from there
+    _watch: Watch | None  # while training
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class NNTrainer:
         self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
         if implementation is not None:
             self.choices["optimizer_implementation"] = implementation
-        self._begin_histories(parameter_history)
+        self._begin(parameter_history)
         if not self._resume() and initial_weights is not None:
             BestWeights(initial_weights).load_into(self.model, self.device)
 
@@ -158,7 +161,11 @@ class NNTrainer:
         metrics: Sequence[str] = (),
         selection: str = LOSS,
         parameter_history: bool = True,
-        **policy: Any,
+        checkpoint_epochs: int | None = None,
+        checkpoint_minutes: float = 10.0,
+        checkpoints_kept: int = 2,
+        checkpoints_kept_best: int = 0,
+        checkpoints_kept_every: int = 0,
     ) -> None:
         """Check the trainer's own parameters without building anything.
 
@@ -175,7 +182,9 @@ class NNTrainer:
             raise TrainerError(f'selection is {selection!r}; it must be "{LOSS}" or one of metrics ({list(metrics)}).')
         if not isinstance(parameter_history, bool):
             raise TrainerError(f"parameter_history is {parameter_history!r}; it must be true or false.")
-        CheckpointPolicy(**policy)
+        CheckpointPolicy(
+            checkpoint_epochs, checkpoint_minutes, checkpoints_kept, checkpoints_kept_best, checkpoints_kept_every
+        )
 
     def train(self) -> None:
         """Train the epochs not yet done, then load the best weights, write them to `model_save_path` and score them.
@@ -189,20 +198,26 @@ class NNTrainer:
         self._watch = self._new_watch()
         try:
             self._train()
+        except Stopped:
+            self._resumed = self._random_states or randomness.capture(self.device)
+            raise
+        except BaseException:
+            self._losses = EpochLosses()  # the epoch would be trained anew
+            raise
         finally:
             self._watch = None
 
     def _train(self) -> None:
         if self._resumed is not None:
-            random_states.restore(self._resumed, self.device)
+            randomness.restore(self._resumed, self.device)
             _tell_epoch(self.validation_dataloader, self.epochs_done, resumed=True)
         for epoch in range(self.epochs_done, self.max_epoch):
             values = self._finish_epoch(*self._epoch(epoch))
             if self.reporter is not None:
                 self.reporter.epoch_finished(epoch, values)
             if self._watch is not None:
-                self._watch.after_epoch(self.epochs_done, self._selected_history()[-1])
-        self._random_states = random_states.capture(self.device)
+                self._watch.after_epoch(self.epochs_done, self._histories.score)
+        self._scoring_begins()
         _tell_epoch(self.test_dataloader, 0)
         self.load_best_performing_model()
         self._best.save(self.model)
@@ -242,7 +257,7 @@ class NNTrainer:
         criterion_class: Any,
         criterion_class_params: Mapping[str, Any],
     ) -> None:
-        _seed(self.seed)
+        randomness.seed(self.seed)
         self.model = model_class(**model_class_params).to(self.device)
         self.criterion = criterion_class(**criterion_class_params)
         if isinstance(self.criterion, nn.Module):
@@ -251,22 +266,23 @@ class NNTrainer:
         self._parameters = list(self.model.parameters())
         self.parameter_count = sum(parameter.numel() for parameter in self._parameters)
 
-    def _begin_histories(self, parameter_history: bool) -> None:
-        self._best = BestWeights(self.model_save_path)
-        self._parameter_history = ParameterHistory(self.model) if parameter_history else None
-        self.model_class_params_history_dict = self._parameter_history.values if self._parameter_history else {}
-        self.training_epoch_loss_history: list[float] = []
-        self.validation_epoch_loss_history: list[float] = []
-        self.regularization_loss_history: list[float] = []
-        self.validation_metric_history: dict[str, list[float]] = {name: [] for name in self.metrics}
-        self.metric_directions: dict[str, str] = {
+    def _begin(self, parameter_history: bool) -> None:
+        """No epoch is done and nothing is recorded."""
+        self.metric_directions: dict[str, Literal["max", "min"]] = {
             LOSS: "min",
             **{name: metric_registry.find(name).direction for name in self.metrics},
         }
+        parameters = ParameterHistory(self.model) if parameter_history else None
+        direction = self.metric_directions[self.selection]
+        self._histories = Histories(self.metrics, self.selection, direction, parameters)
+        self.training_epoch_loss_history = self._histories.training
+        self.validation_epoch_loss_history = self._histories.validation
+        self.regularization_loss_history = self._histories.regularization
+        self.validation_metric_history = self._histories.metrics
+        self.model_class_params_history_dict = parameters.values if parameters else {}
+        self._best = BestWeights(self.model_save_path)
         self._losses = EpochLosses()  # of the epoch that is being trained
-        self._random_states: dict[str, Any] | None = None  # since they were last drawn from, where that is known
-        self._resumed: dict[str, Any] | None = None
-        self._watch: Watch | None = None
+        self._random_states = self._resumed = self._watch = None
         self.epochs_done = 0
         self.best_epoch: int | None = None
         self.test_score = None
@@ -283,25 +299,16 @@ class NNTrainer:
     @torch.no_grad()
     def _checkpoint(self) -> bytes:
         """The whole state between two batches."""
-        learned = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if isinstance(self.criterion, nn.Module):
-            learned["criterion"] = self.criterion.state_dict()
-        for name, part in learned.items():
-            check_storable(part, name)
         state = {
-            **learned,
+            **learned_state.state(self.model, self.optimizer, self.criterion),
             "losses": self._losses.state(),
             "best": [self.best_epoch, self._best.state()],
-            "training": self.training_epoch_loss_history,
-            "validation": self.validation_epoch_loss_history,
-            "regularization": self.regularization_loss_history,
-            "metrics": self.validation_metric_history,
-            "parameters": self.model_class_params_history_dict,
+            "histories": self._histories.state(),
             "choices": self.choices,
-            "random": self._random_states or random_states.capture(self.device),
+            "random": self._random_states or randomness.capture(self.device),
         }
-        saved = identity(self.model, self.optimizer)
-        return pack(Header(self.epochs_done, len(self._losses), numerics.record(), saved), state)
+        identity = learned_state.identity(self.model, self.optimizer)
+        return pack(Header(self.epochs_done, len(self._losses), numerics.record(), identity), state)
 
     def _resume(self) -> bool:
         """Take up the state that `checkpoints` has, if it has one."""
@@ -309,19 +316,11 @@ class NNTrainer:
         if content is None:
             return False
         header, state = unpack(content)
-        check_identity(header.identity, identity(self.model, self.optimizer))
-        self.model.load_state_dict(state["model"])
-        optimizers.restore(self.optimizer, state["optimizer"])
-        if isinstance(self.criterion, nn.Module):
-            self.criterion.load_state_dict(state["criterion"])
+        learned_state.check_identity(header.identity, learned_state.identity(self.model, self.optimizer))
+        learned_state.restore(state, self.model, self.optimizer, self.criterion)
         self.best_epoch, weights = state["best"]
         self._best.restore({name: tensor.to(self.device) for name, tensor in weights.items()})
-        self.training_epoch_loss_history[:] = state["training"]
-        self.validation_epoch_loss_history[:] = state["validation"]
-        self.regularization_loss_history[:] = state["regularization"]
-        self.validation_metric_history.update(state["metrics"])
-        if self._parameter_history is not None:
-            self._parameter_history.restore(state["parameters"])
+        self._histories.restore(state["histories"])
         self.choices.update(state["choices"])
         self.epochs_done = header.epoch
         self._losses = EpochLosses.from_state(state["losses"])
@@ -344,13 +343,17 @@ class NNTrainer:
                 f"The training loss became infinite or not a number in epoch {epoch + 1} of {self.max_epoch}, step "
                 f"{losses.first_non_finite() + 1} of {len(losses)}; check the data and the learning rate."
             )
-        self._random_states = random_states.capture(self.device)
+        self._scoring_begins()
         return means
+
+    def _scoring_begins(self) -> None:
+        """Scoring is begun anew after an interruption, with the random states of now."""
+        if self._watch is not None:
+            self._random_states = randomness.capture(self.device)
 
     def _rest_of_epoch(self, epoch: int) -> Iterator[Any]:
         """The batches of the training tier that do not lie behind."""
-        _seed(_epoch_seed(self.seed, epoch))
-        self._random_states = None
+        randomness.seed(randomness.epoch_seed(self.seed, epoch))
         resumed, self._resumed = self._resumed, None
         left_out = len(self._losses)
         skipped = _tell_epoch(self.train_dataloader, epoch, left_out, resumed=resumed is not None)
@@ -359,7 +362,7 @@ class NNTrainer:
             if not skipped:
                 for _ in itertools.islice(rest, left_out):
                     pass
-            random_states.restore(resumed, self.device)
+            randomness.restore(resumed, self.device)
         return rest
 
     def _step(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float]:
@@ -394,40 +397,18 @@ class NNTrainer:
         """Validate, record the epoch and keep its weights if they are the best; returns the epoch's values by name."""
         _tell_epoch(self.validation_dataloader, self.epochs_done)
         validation = self.validate()
-        self.training_epoch_loss_history.append(training_loss)
-        self.regularization_loss_history.append(regularization_loss)
-        self.validation_epoch_loss_history.append(validation[LOSS])
-        for name in self.metrics:
-            self.validation_metric_history[name].append(validation[name])
-        if self._parameter_history is not None:
-            self._parameter_history.record()
-        if self._is_best():
+        self._histories.record(training_loss, regularization_loss, validation)
+        if self._histories.is_best(self.best_epoch):
             self.best_epoch = self.epochs_done
             self._best.keep(self.model)
         self.epochs_done += 1
         self._losses = EpochLosses()
+        self._random_states = None
         return {
             "training_loss": training_loss,
             "regularization_loss": regularization_loss,
             **{f"validation_{name}": value for name, value in validation.items()},
         }
-
-    def _is_best(self) -> bool:
-        """Whether the last epoch beats the best before: the earlier of equals stays, finite values beat others."""
-        if self.best_epoch is None:
-            return True
-        history = self._selected_history()
-        best, last = history[self.best_epoch], history[-1]
-        if not (math.isfinite(best) and math.isfinite(last)):
-            return math.isfinite(last) and not math.isfinite(best)
-        return last > best if self.metric_directions[self.selection] == "max" else last < best
-
-    def _selected_history(self) -> list[float]:
-        return (
-            self.validation_epoch_loss_history
-            if self.selection == LOSS
-            else self.validation_metric_history[self.selection]
-        )
 
     @torch.inference_mode()
     def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> dict[str, float]:
@@ -477,16 +458,3 @@ def _tell_epoch(loader: Any, epoch: int, left_out: int = 0, *, resumed: bool = F
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(epoch)
     return False
-
-
-def _seed(value: int) -> None:
-    """Seed torch's global generators, those of accelerators too."""
-    if torch.accelerator.is_available():
-        torch.manual_seed(value)
-    else:
-        torch.default_generator.manual_seed(value)  # the other takes 0.2 ms to find no accelerator
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """63 bits that differ for every (seed, epoch): neighbouring seeds must not share epochs, as a sum of both would."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1

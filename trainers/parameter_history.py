@@ -26,7 +26,8 @@ class ParameterHistory:
     def restore(self, values: Mapping[str, Mapping[str, list[float]]]) -> None:
         """Go on from values recorded before, in place."""
         for name, history in self.values.items():
-            history.update({moment: list(numbers) for moment, numbers in values[name].items()})
+            for moment, numbers in history.items():
+                numbers[:] = values[name][moment]
 
     def record(self) -> None:
         """Append the parameters' present moments; all are read from the device in one transfer."""

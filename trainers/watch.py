@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from trainers.checkpoint import UnstorableState
 from trainers.checkpoint_schedule import CheckpointSchedule
 from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
+from trainers.learned_state import UnstorableState
 
 logger = logging.getLogger("trainloom")
 

@@ -145,8 +145,9 @@ def test_arguments_that_make_no_sense_are_refused(postgres_session: Session) -> 
 
 
 def test_an_error_is_kept_with_its_traceback_and_the_others_go_on(
-    watched: Callable[..., dict[str, Any]], session: Session
+    watched: Callable[..., dict[str, Any]], backend: str, open_session: Callable[..., Session]
 ) -> None:
+    session = open_session(max_attempts=1)
     bad = insert(session, watched(fails=True), seeds=[0, 1])
     good = insert(session)
     done = TrainingResult().populate(reserve_jobs=True, suppress_errors=True)

@@ -30,7 +30,7 @@ from pipeline.store.datajoint_adapter import (
 )
 from pipeline.store.errors import StoreError
 from pipeline.store.folder import FolderStore
-from schemas.stored_blob import StoredBlob, StoredBlobDamaged, StoredBlobMissing
+from schemas.stored_blob import StoredBlob, StoredBlobDamaged, StoredBlobMissing, Uploaded, pack
 
 import datajoint as dj  # isort: skip - after `schemas`
 
@@ -202,6 +202,15 @@ def test_a_writer_overtaken_by_another_of_the_same_value_succeeds(
     monkeypatch.setattr(Path, "rename", overtaken)
     table.insert1({"history_id": 1, "history": [1.0, 2.0]})
     assert table.fetch1("history") == [1.0, 2.0]
+
+
+def test_what_was_uploaded_before_is_only_named(table: Any, store: Store) -> None:
+    stored = store.put(pack(VALUE), kind="blob")
+    table.insert1({"history_id": 1, "history": Uploaded(stored.sha256, stored.size)})
+    table.insert1({"history_id": 2, "history": VALUE})
+    assert [row.sha256 for row in store.list()] == [stored.sha256]
+    first, second = table.proj("history").to_dicts(order_by="history_id")
+    assert repr(first["history"]) == repr(second["history"])
 
 
 def test_a_damaged_object_is_named(table: Any, store: Store, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline import task_queue, task_states
+from pipeline.queue import enqueue
 from pipeline.short_keys import full_key
 from pipeline.task_states import TASK_KEY, State
-from pipeline.worker import enqueue
 from schemas.model_config import ModelConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask

@@ -1,13 +1,27 @@
-"""The states of the global random generators, in a form that a checkpoint holds."""
+"""The global random generators: seeding them, and their states in a form that a checkpoint holds."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+
+
+def seed(value: int) -> None:
+    """Seed torch's global generators, those of accelerators too."""
+    if torch.accelerator.is_available():
+        torch.manual_seed(value)
+    else:
+        torch.default_generator.manual_seed(value)  # the other takes 0.2 ms to find no accelerator
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """63 bits that differ for every (seed, epoch): neighbouring seeds must not share epochs, as a sum of both would."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
 
 
 def capture(device: torch.device) -> dict[str, Any]:
