@@ -32,7 +32,7 @@ class CheckpointFolder:
         for path in self.path.glob("*.checkpoint"):
             if parts := _NAME.fullmatch(path.name):
                 epoch, step, score, sha256 = parts.groups()
-                with suppress(FileNotFoundError):  # another process of this task removed it
+                with suppress(OSError):  # gone: another process of this task removed it
                     size = path.stat().st_size
                     found.append(
                         Recorded(sha256, size, int(epoch), int(step), None if score == "None" else float(score))
@@ -67,13 +67,15 @@ class CheckpointFolder:
         return content if hashlib.sha256(content).hexdigest() == checkpoint.sha256 else None
 
     def remove(self, checkpoint: Recorded) -> None:
-        """Remove one; that it is gone already is no error."""
-        (self.path / _name(checkpoint)).unlink(missing_ok=True)
+        """Remove one; one that cannot be removed stays, which harms nobody."""
+        with suppress(OSError):
+            (self.path / _name(checkpoint)).unlink()
 
     def clean(self) -> None:
         """Remove what a writer that was killed left behind."""
         for leftover in self.path.glob(f"{_UNFINISHED}*"):
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                leftover.unlink()
 
     def erase(self) -> None:
         """Remove the folder and all that is in it."""

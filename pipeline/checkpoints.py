@@ -88,10 +88,9 @@ class CheckpointKeeper:
             score = None
         saved = Recorded(hashlib.sha256(content).hexdigest(), len(content), epoch, step, score)
         self._retention = retention
-        path, needed = None, set[str]()
+        path = None
         try:
             path = self._folder.write(content, saved)
-            needed = self._prune()
         except OSError as error:
             logger.warning(
                 "The checkpoint of epoch %d, step %d could not be written to %s (%s); the training goes on.",
@@ -100,7 +99,7 @@ class CheckpointKeeper:
                 self._folder.path,
                 error.strerror,
             )
-        self._uploader.upload(saved, content if path is None else path, needed)
+        self._uploader.upload(saved, content if path is None else path, self._prune())
         self._settle()
 
     def poll(self) -> None:

@@ -204,7 +204,7 @@ class Lease:
         self._heartbeat.look_after(now)
 
     def epoch(self, epoch: int, loss: float | None) -> None:
-        """Say that `epoch` epochs are done, with the loss that people shall see; None or a non-finite one is shown as none."""
+        """Say that `epoch` epochs are done, with the loss that people shall see; a non-finite one is stored as none."""
         if self._closed or os.getpid() != self._pid:
             return
         self._integers[Page.EPOCH] = epoch

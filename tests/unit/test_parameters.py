@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from schemas.errors import InvalidRow
-from schemas.parameters import arguments, bind, signature_of
+from schemas.parameters import TRAINER_GIVEN, TRAINER_OFFERED, arguments, bind, signature_of
+from trainers.contract import OPTIONAL_INIT_PARAMS, TRAINER_INIT_PARAMS
 
 
 class Model:
@@ -81,3 +82,8 @@ def test_torch_optimizers_bind(optimizer):
     signature = signature_of(optimizer, "optimizer")
     assert "params" not in signature.defaults
     assert bind(signature, {"lr": 0.5}, "p").sparse == {"lr": 0.5}
+
+
+def test_what_a_trainer_is_given_is_said_alike_by_tables_and_trainers():
+    assert set(TRAINER_INIT_PARAMS) == TRAINER_GIVEN
+    assert set(OPTIONAL_INIT_PARAMS) == TRAINER_OFFERED

@@ -217,6 +217,13 @@ def test_checkpoints_by_epochs_carry_the_score_and_the_retention(tmp_path: Path)
     assert kept.polls == 4 * 13 + 3
 
 
+def test_a_stop_where_a_checkpoint_was_just_saved_saves_no_second(tmp_path: Path) -> None:
+    kept = Kept()
+    with ExitStack() as resources, pytest.raises(Stopped):
+        build(tmp_path, resources, checkpoints=kept, stop=StopAfter(13), checkpoint_epochs=1).train()
+    assert kept.positions == [(1, 0)]
+
+
 def test_checkpoints_by_minutes_come_within_an_epoch_and_change_no_bit(tmp_path: Path) -> None:
     kept = Kept()
     assert whole(tmp_path, checkpoints=kept, checkpoint_epochs=0, checkpoint_minutes=1e-9) == whole(tmp_path)
