@@ -52,6 +52,17 @@ class HealingConnection(dj.Connection):
             cursor.execute(statement)
         cursor.close()
 
+    def _build_connect_kwargs(self, use_tls: Any = None) -> dict[str, Any]:
+        """DataJoint's arguments for the driver, with what was said of TLS kept: PyMySQL takes its empty dict for no
+        TLS,
+        and it leaves out a False."""
+        kwargs: dict[str, Any] = super()._build_connect_kwargs(use_tls)
+        if self.conn_info["ssl_input"] is False:
+            kwargs["use_tls"] = False
+        elif kwargs["use_tls"] is True and self.adapter.backend == "mysql":
+            kwargs["use_tls"] = {"check_hostname": False}
+        return kwargs
+
     def query(self, query: str, args: Any = (), **options: Any) -> Any:
         """Run one statement; see the class for what happens when the connection is lost."""
         options["reconnect"] = False
@@ -128,7 +139,7 @@ def open_connection(database: Database, *, stores: dict[str, Any], reconnect_sec
     config.database.port = database.port
     config.safemode = False
     config.stores = stores
-    logging.getLogger("datajoint").setLevel(logging.WARNING)
+    logging.getLogger("datajoint").setLevel(logging.ERROR)  # it warns of every server without TLS
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="MariaDB is not officially supported")

@@ -12,9 +12,9 @@ import pytest
 from datajoint.errors import DataJointError, LostConnectionError
 
 from pipeline.connection import HealingConnection, open_connection
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, DatabaseUnavailable
 from pipeline.services import PostgresServer
-from pipeline.session import Session
+from pipeline.session import Session, connect
 from pipeline.settings import Database, Settings, without_password
 from schemas.training_config import TrainingConfig
 from tests.integration.test_bad_input import TRAINING
@@ -162,6 +162,18 @@ def test_time_is_utc_whatever_the_server_thinks(session: Session) -> None:
         )
         other.query(undo)
         other.close()
+
+
+def test_tls_that_is_required_and_not_to_be_had_is_an_error(
+    project_environment: dict[str, str], mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINLOOM_DATABASE_URL", mariadb_url)
+    monkeypatch.setenv("TRAINLOOM_DATABASE_TLS", "true")
+    with pytest.raises(DatabaseUnavailable, match="no database answers|SSL"):
+        connect()
+    monkeypatch.setenv("TRAINLOOM_DATABASE_TLS", "false")
+    with connect() as session:
+        assert session.connection.query("SHOW STATUS LIKE 'Ssl_cipher'").fetchone()[1] == ""
 
 
 def test_secrets_are_masked_when_settings_are_printed() -> None:
