@@ -17,10 +17,12 @@ from .queue import Claim, LeaseLost, untangled
 
 
 class CheckpointLedger:
-    """The rows of one claim's task; uses the session's connection, from the thread that owns it."""
+    """The rows of one claim's task that were written by the same code; uses the session's connection, from the thread
+    that owns it."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, code: str) -> None:
         self._claim = claim
+        self._code = code
 
     def record(self, sha256: str, size: int, epoch: int, step: int, score: float | None) -> None:
         """Write that a checkpoint is in the store.
@@ -38,7 +40,9 @@ class CheckpointLedger:
     def newest_first(self) -> Sequence[Recorded]:
         """What is recorded, what came farthest first."""
         with _reachable():
-            rows = (Checkpoint() & self._claim.key).to_dicts(order_by="checkpoint_epoch DESC, checkpoint_step DESC")
+            rows = (Checkpoint() & self._claim.key & {"checkpoint_code": self._code}).to_dicts(
+                order_by="checkpoint_epoch DESC, checkpoint_step DESC"
+            )
         return [
             Recorded(
                 row["checkpoint_sha256"],
@@ -75,6 +79,7 @@ class CheckpointLedger:
             "checkpoint_epoch": found.epoch,
             "checkpoint_step": found.step,
             "checkpoint_score": found.score,
+            "checkpoint_code": self._code,
             "checkpoint_attempt": self._claim.attempt,
         }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import re
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import datajoint as dj
@@ -41,12 +44,15 @@ class HealingConnection(dj.Connection):
     def __init__(self, *args: Any, reconnect_seconds: float = 300.0, **kwargs: Any) -> None:
         self.reconnect_seconds = reconnect_seconds
         self._inherited: list[Any] = []
+        self._repeated: dict[str, str] = {}  # statements to prepare: the name of each
+        self._prepared: set[str] = set()  # those that the server knows on this connection
         super().__init__(*args, **kwargs)
 
     def connect(self) -> None:
         """Open the connection, in UTC."""
         super().connect()
         self._pid = os.getpid()
+        self._prepared.clear()
         cursor = self._conn.cursor()
         for statement in PREPARATION[self.adapter.backend]:
             cursor.execute(statement)
@@ -76,6 +82,24 @@ class HealingConnection(dj.Connection):
                 raise
             self._recover(error)
             return super().query(query, args, **options)
+
+    def query_repeatedly(self, query: str, args: Sequence[Any]) -> Any:
+        """Run one statement of those that run often with other values: PostgreSQL parses and plans it only once per
+        connection. It must hold no percent sign but those of ``%s``."""
+        if self.adapter.backend == "postgresql":
+            self._repeated.setdefault(query, f"trainloom_{len(self._repeated)}")
+        return self.query(query, args)
+
+    def _execute_query(self, cursor: Any, query: str, args: Any, suppress_warnings: bool) -> None:
+        name = self._repeated.get(query)
+        if name is not None:
+            if name not in self._prepared:
+                numbers = itertools.count(1)
+                numbered = re.sub("%s", lambda _: f"${next(numbers)}", query)
+                super()._execute_query(cursor, f"PREPARE {name} AS {numbered}", None, suppress_warnings)
+                self._prepared.add(name)
+            query = f"EXECUTE {name}({', '.join(['%s'] * len(args))})"
+        super()._execute_query(cursor, query, args, suppress_warnings)
 
     @property
     def is_connected(self) -> bool:

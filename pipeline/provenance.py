@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from schemas.hashing import content_md5
+
 GIT_TIMEOUT = 5  # s
 GIT_COMMIT = "# branch.oid "  # in the second porcelain format of git-status(1)
 
@@ -43,6 +45,11 @@ def record(classes: Mapping[str, type], git: tuple[str, str], *, numerics: dict[
         "hardware": hardware(),
         "numerics": numerics,
     }
+
+
+def code_digest(classes: Mapping[str, type]) -> str:
+    """md5 (hex) of the modules that define the classes: trainings of different code are not mixed."""
+    return content_md5({role: [cls.__qualname__, module_text(cls.__module__)[0]] for role, cls in classes.items()})
 
 
 def module_text(module: str) -> tuple[str, str]:

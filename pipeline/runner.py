@@ -250,7 +250,8 @@ class TaskRunner:
         if attempt is not None:
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
         if attempt is not None and "checkpoints" in _named(training):
-            keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store)
+            code = provenance.code_digest(training.classes())
+            keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store, code)
             offered["checkpoints"] = keeper
             content = keeper.load()
             if content is not None:

@@ -44,9 +44,9 @@ class RunningAttempt:
             or (self.keeper is not None and self.keeper.store_away_s > self.store_away_limit)
         )
 
-    def keep_checkpoints(self, folder: Path, store: Store) -> CheckpointKeeper:
-        """Where the training's states go; `folder` is the task's own."""
-        self.keeper = CheckpointKeeper(folder, store, CheckpointLedger(self.claim))
+    def keep_checkpoints(self, folder: Path, store: Store, code: str) -> CheckpointKeeper:
+        """Where the training's states go; `folder` is the task's own. States of other code are left alone."""
+        self.keeper = CheckpointKeeper(folder / code, store, CheckpointLedger(self.claim, code))
         return self.keeper
 
     def close(self, *, published: bool, wait_s: float) -> None:

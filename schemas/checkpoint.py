@@ -21,6 +21,7 @@ class Checkpoint(Connected, dj.Manual):
     checkpoint_epoch   : int32         # epochs that lie behind
     checkpoint_step    : int32         # batches of the next epoch that lie behind
     checkpoint_score=null : float64
+    checkpoint_code    : char(32)      # md5 of the code that trained: other code does not go on from it
     checkpoint_attempt : char(32)      # the attempt that wrote it
     checkpoint_time=CURRENT_TIMESTAMP(3) : datetime(3)
     """

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+
 from trainers.parameter_history import ParameterHistory
 
 LOSS = "loss"
@@ -65,15 +67,17 @@ class Histories:
         return last > best if self._direction == "max" else last < best
 
     def state(self) -> dict[str, Any]:
-        """Everything recorded, for `restore`."""
-        losses = {"training": self.training, "validation": self.validation, "regularization": self.regularization}
-        return {**losses, "metrics": self.metrics, "parameters": self._parameters.values if self._parameters else {}}
+        """Everything recorded, for `restore`; float64 holds every value exactly."""
+        state = {name: torch.tensor(values, dtype=torch.float64) for name, values in self._by_name().items()}
+        return state if self._parameters is None else {**state, "parameters": self._parameters.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what was recorded before."""
-        for name in ("training", "validation", "regularization"):
-            getattr(self, name)[:] = state[name]
-        for name, history in self.metrics.items():
-            history[:] = state["metrics"][name]
+        for name, values in self._by_name().items():
+            values[:] = state[name].tolist()
         if self._parameters is not None:
             self._parameters.restore(state["parameters"])
+
+    def _by_name(self) -> dict[str, list[float]]:
+        losses = {"training": self.training, "validation": self.validation, "regularization": self.regularization}
+        return {**losses, **{f"metric {name}": values for name, values in self.metrics.items()}}

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.checkpoint_folder import CheckpointFolder
 from pipeline.checkpoint_record import Recorded, dropped
+from pipeline.checkpoint_uploader import CheckpointUploader
 from pipeline.checkpoints import CheckpointKeeper
 from pipeline.errors import DatabaseUnavailable
 from pipeline.store.errors import StoreUnavailable
@@ -432,6 +433,15 @@ def test_discarding_removes_everything(
     assert ledger.newest_first() == []
     assert not (tmp_path / "node").exists()
     one.discard()
+
+
+def test_deletions_asked_for_are_done_before_the_thread_ends(store: FolderStore) -> None:
+    uploader = CheckpointUploader(store)
+    doomed = [store.put(content(number)).sha256 for number in range(20)]
+    for sha256 in doomed:
+        uploader.delete(sha256)
+    uploader.end(LONG)
+    assert in_store(store) == set()
 
 
 def test_a_task_without_checkpoints_starts_no_thread(keeper: Callable[..., CheckpointKeeper], tmp_path: Path) -> None:

@@ -240,6 +240,44 @@ def test_iterations_count_the_epochs_on_from_the_one_chosen() -> None:
     assert [targets(loader), targets(loader)] == [of(5), of(6)]
 
 
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_where_it_broke_off(case: str, workers: int, stored: Callable[..., HDF5Dataset]) -> None:
+    def loader() -> BatchLoader:
+        dataset, sampler = CASES[case](stored)
+        return build_loader(dataset, tier="train", batch_size=BATCH, sampler=sampler, num_workers=workers, seed=3)
+
+    whole, resumed = loader(), loader()
+    whole.set_epoch(2)
+    third, fourth = [[flat(batch) for batch in whole] for _ in range(2)]
+    resumed.resume(2, 1)
+    assert [flat(batch) for batch in resumed] == third[1:]
+    assert [flat(batch) for batch in resumed] == fourth  # from its first batch
+    resumed.resume(2, len(third))
+    assert list(resumed) == []
+    resumed.resume(2, 1)
+    resumed.set_epoch(2)
+    assert [flat(batch) for batch in resumed] == third
+    whole.close()
+    resumed.close()
+
+
+def test_examples_of_batches_left_out_are_not_read() -> None:
+    class Counting(Quiet):
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            self.read.append(index)
+            return super().__getitem__(index)
+
+    dataset = Counting()
+    loader = build_loader(dataset, tier="train", batch_size=BATCH, shuffle=False)
+    loader.resume(1, 3)
+    list(loader)
+    assert dataset.read == list(range(12, 20))
+
+
 def test_a_sampler_with_a_seed_of_its_own_keeps_it() -> None:
     own, lent = SubsetSampler(Quiet(), fraction=0.5), SubsetSampler(Quiet(), fraction=0.5)
     own.seed = 1
