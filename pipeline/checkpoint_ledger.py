@@ -40,9 +40,8 @@ class CheckpointLedger:
     def newest_first(self) -> Sequence[Recorded]:
         """What is recorded, what came farthest first."""
         with _reachable():
-            rows = (Checkpoint() & self._claim.key & {"checkpoint_code": self._code}).to_dicts(
-                order_by="checkpoint_epoch DESC, checkpoint_step DESC"
-            )
+            ours = Checkpoint() & self._claim.key & {"checkpoint_code": self._code}
+            rows = ours.to_dicts(order_by="checkpoint_epoch DESC, checkpoint_step DESC")
         return [
             Recorded(
                 row["checkpoint_sha256"],
@@ -58,6 +57,11 @@ class CheckpointLedger:
         """Remove the row of a checkpoint, before its object is deleted."""
         with _reachable():
             (Checkpoint() & self._claim.key & {"checkpoint_sha256": sha256}).delete_quick()
+
+    def forget_all(self) -> None:
+        """Remove the rows of every code; their objects are left to the store's garbage collection."""
+        with _reachable():
+            (Checkpoint() & self._claim.key).delete_quick()
 
     def _record(self, found: Recorded) -> None:
         table = Checkpoint()

@@ -14,6 +14,7 @@ from typing import Any
 import datajoint as dj
 from datajoint.errors import LostConnectionError
 from datajoint.settings import _create_config
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from .errors import ConfigurationError, DatabaseUnavailable
 from .settings import Database
@@ -46,6 +47,7 @@ class HealingConnection(dj.Connection):
         self._inherited: list[Any] = []
         self._repeated: dict[str, str] = {}  # statements to prepare: the name of each
         self._prepared: set[str] = set()  # those that the server knows on this connection
+        self._to_begin = False  # a transaction begins with the next statement
         super().__init__(*args, **kwargs)
 
     def connect(self) -> None:
@@ -75,11 +77,15 @@ class HealingConnection(dj.Connection):
         self._leave_parents_connection()
         if self._lost():
             self._recover(None)
+        to_begin = self._to_begin
         try:
             return super().query(query, args, **options)
         except Exception as error:
             if not (isinstance(error, LostConnectionError) or self._lost()):
+                # A statement that cannot even be parsed takes the beginning before it along.
+                self._to_begin = to_begin and self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
                 raise
+            self._to_begin = to_begin  # with the connection the server forgot that it had begun
             self._recover(error)
             return super().query(query, args, **options)
 
@@ -99,7 +105,34 @@ class HealingConnection(dj.Connection):
                 super()._execute_query(cursor, f"PREPARE {name} AS {numbered}", None, suppress_warnings)
                 self._prepared.add(name)
             query = f"EXECUTE {name}({', '.join(['%s'] * len(args))})"
+        if self._to_begin:
+            self._to_begin = False
+            query = f"{self.adapter.start_transaction_sql()}; {query}"
         super()._execute_query(cursor, query, args, suppress_warnings)
+
+    def start_transaction(self) -> None:
+        """Begin a transaction; on PostgreSQL together with its first statement, which saves a round trip."""
+        if self.adapter.backend != "postgresql" or self.in_transaction:
+            super().start_transaction()
+        else:
+            self._in_transaction = self._to_begin = True
+
+    def commit_transaction(self) -> None:
+        """Commit what the transaction did."""
+        if not self._forget_transaction():
+            super().commit_transaction()
+
+    def cancel_transaction(self) -> None:
+        """Undo what the transaction did."""
+        if not self._forget_transaction():
+            super().cancel_transaction()
+
+    def _forget_transaction(self) -> bool:
+        """End a transaction that has not begun yet; returns whether there was one."""
+        if not self._to_begin:
+            return False
+        self._in_transaction = self._to_begin = False
+        return True
 
     @property
     def is_connected(self) -> bool:
@@ -116,16 +149,18 @@ class HealingConnection(dj.Connection):
     def _leave_parents_connection(self) -> None:
         if os.getpid() != self._pid:
             self._inherited.append(self._conn)  # kept alive: closing it would end the parent's session
-            self._in_transaction = False
+            self._in_transaction = self._to_begin = False
             self.connect()
 
     def _recover(self, cause: Exception | None) -> None:
         """Reconnect; raise if a transaction was open."""
         if self._is_closed:
             raise LostConnectionError("The session is closed; open one with connect()") from cause
-        in_transaction, self._in_transaction = getattr(self, "_in_transaction", False), False
+        broken_off = getattr(self, "_in_transaction", False) and not self._to_begin
+        if broken_off:
+            self._in_transaction = False
         self._reconnect()
-        if in_transaction:
+        if broken_off:
             raise LostConnectionError(
                 "The connection was lost during a transaction; nothing of it was written"
             ) from cause

@@ -31,7 +31,10 @@ UNHURRIED = "set_config('synchronous_commit', 'off', true)"
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
 
 
+ORIGINAL_ORDER = ("priority", "scheduled_time")  # and then the key
+
 T = TypeVar("T")
+Statement = tuple[str, tuple[Any, ...]]  # SQL and its values
 
 
 class LeaseLost(PipelineError):
@@ -106,19 +109,31 @@ class Queue:
         priority : at least as urgent as this.
         """
         where, args = self._eligible(keys, without, priority)
-        if order == "original":
-            return self._take(where, args, ("priority", "scheduled_time", self._key))
-        # A random key is a random place among md5 keys: no sorting by chance, which would read the whole queue.
-        pivot = secrets.token_hex(16)
-        q = self._q
-        urgent = f"{q['priority']} = (SELECT MIN({q['priority']}) FROM {self._jobs} WHERE {where})"
-        for side in (">=", "<"):
-            found = self._take(
-                f"{where} AND {urgent} AND {q[self._key]} {side} %s", (*args, *args, pivot), (self._key,)
+        picks = [self._pick(where, args, ORIGINAL_ORDER)]
+        if order == "random":
+            # A random key is a random place among md5 keys: no sorting by chance, which would read the whole queue.
+            # First from there to the end, then from the beginning; other workers may be taking all that is urgent.
+            q, pivot = self._q, secrets.token_hex(16)
+            urgent = (
+                f"{where} AND {q['priority']} = (SELECT {q['priority']} FROM {self._jobs} WHERE {where} "
+                f"ORDER BY {q['priority']}, {q['scheduled_time']} LIMIT 1)"
             )
-            if found is not None:
-                return found
-        return None
+            picks[:0] = [
+                self._pick(f"{urgent} AND {q[self._key]} {side} %s", (*args, *args, pivot), ()) for side in (">=", "<")
+            ]
+        take = self._take_at_once if self._postgres else self._take_in_steps
+        attempt = secrets.token_hex(16)
+        key = untangled(lambda: take(picks, attempt))
+        return None if key is None else Claim({self._key: key}, attempt)
+
+    def _pick(self, where: str, args: tuple[Any, ...], order: tuple[str, ...]) -> Statement:
+        """Lock the first job that nobody else has locked."""
+        key = self._q[self._key]
+        ordered = ", ".join([*(self._q[column] for column in order), key])
+        return (
+            f"SELECT {key} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED",
+            args,
+        )
 
     def _eligible(
         self, keys: Collection[str] | None, without: Collection[str], priority: int | None
@@ -136,17 +151,6 @@ class Queue:
                 args.extend(sorted(listed))
         return " AND ".join(parts), tuple(args)
 
-    def _take(self, where: str, args: tuple[Any, ...], order: tuple[str, ...]) -> Claim | None:
-        attempt = secrets.token_hex(16)
-        ordered = ", ".join(self._q[column] for column in order)
-        picked = (
-            f"SELECT {self._q[self._key]} FROM {self._jobs} WHERE {where} "
-            f"ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED"
-        )
-        take = self._take_at_once if self._postgres else self._take_in_steps
-        key = untangled(lambda: take(picked, args, attempt))
-        return None if key is None else Claim({self._key: key}, attempt)
-
     def _reservation(self, attempt: str) -> tuple[str, tuple[Any, ...]]:
         q, worker = self._q, self.worker
         assignments = (
@@ -163,13 +167,16 @@ class Queue:
         after = (worker.name, worker.host, worker.pid, worker.pod, worker.device, Outcome.RUNNING.value, "", "")
         return columns, before, after
 
-    def _take_at_once(self, picked: str, args: tuple[Any, ...], attempt: str) -> str | None:
+    def _take_at_once(self, picks: list[Statement], attempt: str) -> str | None:
         """One statement: pick, reserve, record the attempt."""
         q = self._q
+        tries = ", ".join(f"pick_{number} AS ({pick})" for number, (pick, _) in enumerate(picks))
+        first = " UNION ALL ".join(f"SELECT * FROM pick_{number}" for number in range(len(picks)))
+        args = [value for _, values in picks for value in values]
         assignments, reserved = self._reservation(attempt)
         columns, before, after = self._attempt_row(attempt)
         cursor = self.connection.query_repeatedly(
-            f"WITH picked AS ({picked}), claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
+            f"WITH {tries}, picked AS ({first} LIMIT 1), claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
             f"WHERE job.{q[self._key]} = picked.{q[self._key]} RETURNING job.{q[self._key]}) "
             f"INSERT INTO {self._attempts} ({columns}) SELECT %s, %s, {q[self._key]}, %s, %s, %s, %s, %s, "
             f"CURRENT_TIMESTAMP(3), %s, %s, %s FROM claimed CROSS JOIN {UNHURRIED} RETURNING {q['attempt_key']}",
@@ -178,11 +185,12 @@ class Queue:
         row = cursor.fetchone()
         return None if row is None else str(row[0])
 
-    def _take_in_steps(self, picked: str, args: tuple[Any, ...], attempt: str) -> str | None:
+    def _take_in_steps(self, picks: list[Statement], attempt: str) -> str | None:
         """A short transaction: MySQL and MariaDB have no UPDATE … RETURNING."""
         q = self._q
         with self.connection.transaction:
-            row = self.connection.query(picked, args=args).fetchone()
+            rows = (self.connection.query(pick, args=args).fetchone() for pick, args in picks)
+            row = next((row for row in rows if row is not None), None)
             if row is None:
                 return None
             assignments, reserved = self._reservation(attempt)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .checkpoint_ledger import CheckpointLedger
 from .checkpoints import CheckpointKeeper
+from .errors import DatabaseUnavailable
 from .heartbeat import Lease
 from .queue import Claim, LeaseLost, Queue
 from .stop import StopSignal
@@ -22,15 +24,15 @@ logger = logging.getLogger("trainloom")
 class RunningAttempt:
     """One attempt while it runs: stop signal, progress and reporter of its trainer.
 
-    A lease that was not confirmed for its whole length is as good as lost: a machine that slept must not go on. A
-    store that stays away for more than `store_away_limit` seconds ends the attempt too; its checkpoint stays here.
+    While the database is away the training goes on: nobody else can take the lease meanwhile, and who lost it can write
+    nothing. A store that stays away for more than `store_away_limit` seconds ends the attempt; its checkpoint stays
+    here.
     """
 
     claim: Claim
     queue: Queue
     lease: Lease
     stop: StopSignal
-    lease_seconds: float
     store_away_limit: float
     keeper: CheckpointKeeper | None = None
 
@@ -40,13 +42,13 @@ class RunningAttempt:
         return (
             self.stop.signal is not None
             or self.lease.lost is not None
-            or self.lease.age() > self.lease_seconds
             or (self.keeper is not None and self.keeper.store_away_s > self.store_away_limit)
         )
 
     def keep_checkpoints(self, folder: Path, store: Store, code: str) -> CheckpointKeeper:
         """Where the training's states go; `folder` is the task's own. States of other code are left alone."""
-        self.keeper = CheckpointKeeper(folder / code, store, CheckpointLedger(self.claim, code))
+        self._checkpoint_folder, self._ledger = folder, CheckpointLedger(self.claim, code)
+        self.keeper = CheckpointKeeper(folder / code, store, self._ledger)
         return self.keeper
 
     def close(self, *, published: bool, wait_s: float) -> None:
@@ -57,7 +59,9 @@ class RunningAttempt:
             self.keeper.close(0.0 if published else wait_s)
             if published:
                 self.keeper.discard()
-        except LeaseLost as error:
+                self._ledger.forget_all()
+                shutil.rmtree(self._checkpoint_folder, ignore_errors=True)
+        except (LeaseLost, DatabaseUnavailable) as error:
             logger.warning("%s", error)
 
     def progress(self, epoch: int, step: int) -> None:

@@ -135,34 +135,37 @@ class Worker:
         (key,) = claim.key.values()
         jobs, attempts = self.queue.full_names
         with self._heartbeat.hold(jobs, claim.key, attempts, claim.attempt, since=sent) as lease:
-            terms = self._terms
-            running = RunningAttempt(
-                claim, self.queue, lease, self._stop, terms.lease_seconds, terms.store_away_seconds
-            )
-            try:
-                self._make(claim, running)
-                running.close(published=True, wait_s=0.0)
-            except Stopped:
-                running.close(published=False, wait_s=terms.grace_seconds)
-                self._settle_stopped(running)
+            running = RunningAttempt(claim, self.queue, lease, self._stop, self._terms.store_away_seconds)
+            if not self._settled(claim, running):
                 return
-            except LeaseLost as error:
-                running.close(published=False, wait_s=0.0)
-                logger.warning("%s", error)
-                return
-            except Exception as error:
-                running.close(published=False, wait_s=terms.grace_seconds)
-                if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
-                    self._fail(claim, error)
-                return
-            except BaseException:
-                self.queue.release(claim, Outcome.PREEMPTED)
-                running.close(published=False, wait_s=0.0)
-                raise
+            running.close(published=True, wait_s=0.0)
         self.success += 1
         self._lacks = 0
         duration = time.monotonic() - started
         logger.info("made %s in %.1f s", key, duration, extra={"event": "made", "key": claim.key, "duration": duration})
+
+    def _settled(self, claim: Claim, running: RunningAttempt) -> bool:
+        """Compute and publish one claim; False if it came to nothing, and then the job is settled all the same."""
+        grace = self._terms.grace_seconds
+        try:
+            self._make(claim, running)
+        except Stopped:
+            running.close(published=False, wait_s=grace)
+            self._settle_stopped(running)
+        except LeaseLost as error:
+            running.close(published=False, wait_s=0.0)
+            logger.warning("%s", error)
+        except Exception as error:
+            running.close(published=False, wait_s=grace)
+            if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
+                self._fail(claim, error)
+        except BaseException:
+            self.queue.release(claim, Outcome.PREEMPTED)
+            running.close(published=False, wait_s=0.0)
+            raise
+        else:
+            return True
+        return False
 
     def _make(self, claim: Claim, running: RunningAttempt) -> None:
         make_kwargs = self._options["make_kwargs"] or {}
