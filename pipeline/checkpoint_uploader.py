@@ -79,6 +79,13 @@ class CheckpointUploader:
         if self._thread is not None:
             self._thread.join(wait_s)
 
+    def abandon(self, wait_s: float) -> None:
+        """Drop what waits and end the thread; what is just being uploaded is waited for at most so many seconds."""
+        with self._changed:
+            self._waiting.clear()
+            self._trying = False
+        self.end(wait_s)
+
     def _start(self) -> None:
         self._trying = bool(self._waiting)
         if self._thread is None:

@@ -21,6 +21,8 @@ from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
 
+ABANDON_LIMIT = 5.0  # s that a finished task waits for an upload nobody needs any more
+
 
 class CheckpointKeeper:
     """Keeps the checkpoints of one task; implements `trainers.contract.Checkpoints`.
@@ -118,14 +120,23 @@ class CheckpointKeeper:
         self._uploader.end(max(0.0, deadline - time.monotonic()))
         return complete and not self._unrecorded
 
-    def discard(self) -> None:
-        """Remove everything of this task; call it once its result is published and the keeper is closed.
+    def abandon(self) -> None:
+        """Upload and record nothing any more; call it when the task belongs to another."""
+        self._uploader.abandon(0.0)
 
-        What cannot be removed is left to the store's garbage collection.
+    def discard(self) -> None:
+        """Remove everything of this task once its result is published; nothing is uploaded or recorded any more.
+
+        What cannot be removed, or is on its way into the store for longer than a moment, is left to the store's garbage
+        collection.
         """
+        self._uploader.abandon(ABANDON_LIMIT)
         self._folder.erase()
+        unrecorded = [*self._unrecorded, *self._uploader.uploaded]
+        self._unrecorded.clear()
+        self._uploader.uploaded.clear()
         try:
-            for found in self._ledger.newest_first():
+            for found in (*self._ledger.newest_first(), *unrecorded):
                 self._ledger.forget(found.sha256)
                 self._store.delete(found.sha256)
         except (DatabaseUnavailable, StoreError) as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -26,11 +26,15 @@ MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_
 DEADLOCK_TRIES = 10
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
 # Lets a commit answer before it is on the disk: a server that crashes within the next second forgets the claim, and who
-# held it can write nothing, as if it had lost the lease. What is published later is on the disk together with its claim.
+# held it can write nothing, as if it had lost the lease. What is published later is on the disk, and the claim with it.
 UNHURRIED = "set_config('synchronous_commit', 'off', true)"
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
 
 
+# Jobs queued at once from which PostgreSQL is told to look at them: its own look comes up to a minute later, and until
+# then it would plan the claims for the queue as it was. Prepared statements are planned anew too, in all sessions.
+MANY = 200
+SMALL_PART = 16**32 // 8  # of all keys
 ORIGINAL_ORDER = ("priority", "scheduled_time")  # and then the key
 
 T = TypeVar("T")
@@ -109,31 +113,45 @@ class Queue:
         priority : at least as urgent as this.
         """
         where, args = self._eligible(keys, without, priority)
-        picks = [self._pick(where, args, ORIGINAL_ORDER)]
+        picks = [(self._pick(where, ORIGINAL_ORDER), args)]
         if order == "random":
-            # A random key is a random place among md5 keys: no sorting by chance, which would read the whole queue.
-            # First from there to the end, then from the beginning; other workers may be taking all that is urgent.
-            q, pivot = self._q, secrets.token_hex(16)
-            urgent = (
-                f"{where} AND {q['priority']} = (SELECT {q['priority']} FROM {self._jobs} WHERE {where} "
-                f"ORDER BY {q['priority']}, {q['scheduled_time']} LIMIT 1)"
-            )
-            picks[:0] = [
-                self._pick(f"{urgent} AND {q[self._key]} {side} %s", (*args, *args, pivot), ()) for side in (">=", "<")
-            ]
-        take = self._take_at_once if self._postgres else self._take_in_steps
+            picks[:0] = self._random_picks(where, args)
         attempt = secrets.token_hex(16)
-        key = untangled(lambda: take(picks, attempt))
+        unique = keys is not None or bool(without)  # a statement for each number of keys: not worth preparing
+        run = self.connection.query if unique else self.connection.query_repeatedly
+        take = self._take_at_once if self._postgres else self._take_in_steps
+        key = untangled(lambda: take(picks, attempt, run))
         return None if key is None else Claim({self._key: key}, attempt)
 
-    def _pick(self, where: str, args: tuple[Any, ...], order: tuple[str, ...]) -> Statement:
+    def _pick(self, where: str, order: tuple[str, ...] = (), index: str = "") -> str:
         """Lock the first job that nobody else has locked."""
         key = self._q[self._key]
         ordered = ", ".join([*(self._q[column] for column in order), key])
-        return (
-            f"SELECT {key} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED",
-            args,
-        )
+        return f"SELECT {key} FROM {self._jobs}{index} WHERE {where} ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED"
+
+    def _random_picks(self, where: str, args: tuple[Any, ...]) -> list[Statement]:
+        """The most urgent jobs from a random key on, and then those before it.
+
+        A random key is a random place among md5 keys; sorting by chance would read the whole queue. Whoever finds
+        neither, since other workers are just taking them, tries the original order.
+        """
+        q = self._q
+        key, pivot = q[self._key], secrets.token_hex(16)
+        ordered = ", ".join(q[column] for column in ORIGINAL_ORDER)
+        highest = f"SELECT {q['priority']} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1"
+        places: list[tuple[str, tuple[str, ...]]] = [(f"{key} >= %s", (pivot,)), (f"{key} < %s", (pivot,))]
+        if self._postgres:
+            urgent, args, index = f"{where} AND {q['priority']} = ({highest})", (*args, *args), ""
+        else:
+            # MySQL goes straight to a place in an index only if it expects a small part of the queue from there on, and
+            # for that it has to know the priority beforehand.
+            row = self.connection.query(highest, args=args).fetchone()
+            if row is None:
+                return []
+            urgent, args = f"{where} AND {q['priority']} = %s", (*args, row[0])
+            places.insert(0, (f"{key} BETWEEN %s AND %s", (pivot, f"{int(pivot, 16) + SMALL_PART:032x}")))
+            index = f" FORCE INDEX ({self.connection.adapter.quote_identifier(index_name(self.table, 'random'))})"
+        return [(self._pick(f"{urgent} AND {place}", index=index), (*args, *values)) for place, values in places]
 
     def _eligible(
         self, keys: Collection[str] | None, without: Collection[str], priority: int | None
@@ -144,12 +162,19 @@ class Queue:
         if priority is not None:
             parts.append(f"{q['priority']} <= %s")
             args.append(int(priority))
+        among, named = self._among(keys, without)
+        return " AND ".join([*parts, *among]), (*args, *named)
+
+    def _among(self, keys: Collection[str] | None, without: Collection[str]) -> tuple[list[str], tuple[str, ...]]:
+        """The conditions that a key is one of `keys` and none of `without`, and their values."""
+        parts: list[str] = []
+        args: list[str] = []
         for condition, listed in (("IN", keys), ("NOT IN", without)):
             if listed or (condition == "IN" and listed is not None):
                 marks = ", ".join(["%s"] * len(listed)) or "NULL"
-                parts.append(f"{q[self._key]} {condition} ({marks})")
+                parts.append(f"{self._q[self._key]} {condition} ({marks})")
                 args.extend(sorted(listed))
-        return " AND ".join(parts), tuple(args)
+        return parts, tuple(args)
 
     def _reservation(self, attempt: str) -> tuple[str, tuple[Any, ...]]:
         q, worker = self._q, self.worker
@@ -167,7 +192,7 @@ class Queue:
         after = (worker.name, worker.host, worker.pid, worker.pod, worker.device, Outcome.RUNNING.value, "", "")
         return columns, before, after
 
-    def _take_at_once(self, picks: list[Statement], attempt: str) -> str | None:
+    def _take_at_once(self, picks: list[Statement], attempt: str, run: Callable[..., Any]) -> str | None:
         """One statement: pick, reserve, record the attempt."""
         q = self._q
         tries = ", ".join(f"pick_{number} AS ({pick})" for number, (pick, _) in enumerate(picks))
@@ -175,21 +200,22 @@ class Queue:
         args = [value for _, values in picks for value in values]
         assignments, reserved = self._reservation(attempt)
         columns, before, after = self._attempt_row(attempt)
-        cursor = self.connection.query_repeatedly(
-            f"WITH {tries}, picked AS ({first} LIMIT 1), claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
+        cursor = run(
+            f"WITH {tries}, picked AS ({first} LIMIT 1), "
+            f"claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
             f"WHERE job.{q[self._key]} = picked.{q[self._key]} RETURNING job.{q[self._key]}) "
             f"INSERT INTO {self._attempts} ({columns}) SELECT %s, %s, {q[self._key]}, %s, %s, %s, %s, %s, "
             f"CURRENT_TIMESTAMP(3), %s, %s, %s FROM claimed CROSS JOIN {UNHURRIED} RETURNING {q['attempt_key']}",
-            (*args, *reserved, *before, *after),
+            args=(*args, *reserved, *before, *after),
         )
         row = cursor.fetchone()
         return None if row is None else str(row[0])
 
-    def _take_in_steps(self, picks: list[Statement], attempt: str) -> str | None:
+    def _take_in_steps(self, picks: list[Statement], attempt: str, run: Callable[..., Any]) -> str | None:
         """A short transaction: MySQL and MariaDB have no UPDATE … RETURNING."""
         q = self._q
         with self.connection.transaction:
-            rows = (self.connection.query(pick, args=args).fetchone() for pick, args in picks)
+            rows = (run(pick, args=args).fetchone() for pick, args in picks)
             row = next((row for row in rows if row is not None), None)
             if row is None:
                 return None
@@ -301,16 +327,30 @@ class Queue:
         One winner: of several workers that do this at once each gets other jobs. An attempt that brought no checkpoint
         into safety counts against the task; see `retry`.
         """
+        stale = f"{self._silent_for(lease)} FOR UPDATE SKIP LOCKED"
+        return self._take_back(stale, (), Outcome.LOST, "its worker gave no sign of life")
+
+    def take_back(self, worker: str, outcome: Outcome, error: str) -> list[str]:
+        """Give back what the worker of this name held when its process ended; returns the keys."""
         q = self._q
-        age = self.connection.adapter.interval_expr(lease, "second")
-        stale = (
-            f"SELECT {q[self._key]}, {q['version']} FROM {self._jobs} WHERE {q['status']}='reserved' "
-            f"AND {q['reserved_time']} < CURRENT_TIMESTAMP(3) - {age} FOR UPDATE SKIP LOCKED"
+        theirs = (
+            f"{q['version']} IN (SELECT {q['attempt_id']} FROM {self._attempts} "
+            f"WHERE {q['attempt_outcome']}='running' AND {q['attempt_worker']}=%s) FOR UPDATE"
         )
+        return self._take_back(theirs, (worker,), outcome, error)
+
+    def _take_back(self, condition: str, values: tuple[Any, ...], outcome: Outcome, error: str) -> list[str]:
+        """Make held jobs pending and end their attempts; of those that were lost, the ones without a checkpoint count
+        against the task."""
+        q = self._q
+        picked = (
+            f"SELECT {q[self._key]}, {q['version']} FROM {self._jobs} WHERE {q['status']}='reserved' AND {condition}"
+        )
+        blame = f"CASE WHEN {q['attempt_checkpoints']}=0 THEN 'task' ELSE '' END" if outcome is Outcome.LOST else "''"
 
         def give_back() -> list[tuple[str, str]]:
             with self.connection.transaction:
-                found = self.connection.query(stale).fetchall()
+                found = self.connection.query(picked, args=values).fetchall()
                 for key, attempt in found:
                     self.connection.query(
                         f"UPDATE {self._jobs} SET {q['status']}='pending', {q['version']}='', "
@@ -319,12 +359,11 @@ class Queue:
                         args=(key,),
                     )
                     self.connection.query(
-                        f"UPDATE {self._attempts} SET {q['attempt_outcome']}='lost', "
-                        f"{q['attempt_end']}=CURRENT_TIMESTAMP(3), "
-                        f"{q['attempt_error']}='its worker gave no sign of life', "
-                        f"{q['attempt_blame']}=CASE WHEN {q['attempt_checkpoints']}=0 THEN 'task' ELSE '' END "
+                        f"UPDATE {self._attempts} SET {q['attempt_outcome']}=%s, "
+                        f"{q['attempt_end']}=CURRENT_TIMESTAMP(3), {q['attempt_error']}=%s, "
+                        f"{q['attempt_blame']}={blame} "
                         f"WHERE {q['attempt_id']}=%s AND {q['attempt_outcome']}='running'",
-                        args=(attempt,),
+                        args=(outcome.value, error[:MESSAGE_LENGTH], attempt),
                     )
             return list(found)
 
@@ -335,7 +374,8 @@ class Queue:
         q = self._q
         self.connection.query(
             f"UPDATE {self._jobs} SET {q['status']}='error', {q['error_message']}=%s, "
-            f"{q['completed_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s AND {q['status']}='pending'",
+            f"{q['completed_time']}=CURRENT_TIMESTAMP(3) WHERE {q[self._key]}=%s "
+            f"AND {self._status_of_row()}='pending'",
             args=(message[:MESSAGE_LENGTH], key),
         )
 
@@ -348,15 +388,40 @@ class Queue:
         counted = Attempt() & restriction & "attempt_blame != ''" & f"attempt_start >= '{queued[0]['created_time']}'"
         return list(counted.proj("attempt_blame", "attempt_host", "attempt_outcome").to_dicts(order_by="attempt_start"))
 
-    def seconds_to_next(self) -> float | None:
-        """Seconds until the next waiting job is due; None if none waits."""
+    def seconds_to_next(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> float | None:
+        """Seconds until the next waiting job is due; None if none waits. `keys` and `without` as in `claim`."""
         q = self._q
+        among, args = self._among(keys, without)
+        conditions = " AND ".join([f"{q['status']}='pending'", *among])
         now = self.connection.query(
-            f"SELECT MIN({q['scheduled_time']}), CURRENT_TIMESTAMP(3) FROM {self._jobs} WHERE {q['status']}='pending'"
+            f"SELECT MIN({q['scheduled_time']}), CURRENT_TIMESTAMP(3) FROM {self._jobs} WHERE {conditions}", args=args
         ).fetchone()
         if now[0] is None:
             return None
         return max(0.0, float((now[0] - now[1].replace(tzinfo=None)).total_seconds()))
+
+    def any_silent(
+        self,
+        seconds: float,
+        keys: Collection[str] | None = None,
+        without: Collection[str] = (),
+        pids: Sequence[int] = (),
+    ) -> bool:
+        """Whether a job is held whose worker has not shown life for so long; those of processes `pids` of this host do
+        not count. `keys` and `without` as in `claim`."""
+        q = self._q
+        among, named = self._among(keys, without)
+        conditions = [f"{q['status']}='reserved'", self._silent_for(seconds), *among]
+        args: tuple[Any, ...] = named
+        if pids:
+            conditions.append(f"NOT ({q['host']}=%s AND {q['pid']} IN ({', '.join(['%s'] * len(pids))}))")
+            args = (*named, self.worker.host, *pids)
+        found = self.connection.query(f"SELECT 1 FROM {self._jobs} WHERE {' AND '.join(conditions)} LIMIT 1", args=args)
+        return found.fetchone() is not None
+
+    def _silent_for(self, seconds: float) -> str:
+        age = self.connection.adapter.interval_expr(round(seconds, 3), "second")
+        return f"{self._q['reserved_time']} < CURRENT_TIMESTAMP(3) - {age}"
 
     def withdraw(self, claim: Claim) -> None:
         """End an attempt whose job was cancelled or whose task was deleted: the job, if there is one, is left alone."""
@@ -380,7 +445,12 @@ class Queue:
     def _held(self) -> str:
         """The condition that a claim still stands: two arguments, key and attempt."""
         q = self._q
-        return f"{q[self._key]}=%s AND {q['status']}='reserved' AND {q['version']}=%s"
+        return f"{q[self._key]}=%s AND {self._status_of_row()}='reserved' AND {q['version']}=%s"
+
+    def _status_of_row(self) -> str:
+        """The status of a job that is found by its key, in a form that no index serves: by the one on the status MySQL
+        would come to the job past all others, and wait for those that somebody has locked."""
+        return f"COALESCE({self._q['status']})"
 
     def drop(self, claim: Claim, reason: str) -> None:
         """Remove a job that has nothing left to do: its result is there, or its task is gone."""
@@ -458,16 +528,19 @@ def declare_indexes(table: Any) -> None:
     adapter = jobs.connection.adapter
     (key,) = (adapter.quote_identifier(name) for name in jobs.primary_key)
     status, priority, scheduled = map(adapter.quote_identifier, ("status", "priority", "scheduled_time"))
-    for name, columns in {
-        "queued": f"{priority}, {scheduled}, {key}",
-        "random": f"{priority}, {key}",
-    }.items():
-        index = adapter.quote_identifier(f"trainloom_{name}_{table.table_name.strip('_#')}")
-        if adapter.backend == "postgresql":
-            on = f"{jobs.full_table_name} ({columns}) WHERE {status} = 'pending'"
-        else:
-            on = f"{jobs.full_table_name} ({status}, {columns})"
-        jobs.connection.query(f"CREATE INDEX IF NOT EXISTS {index} ON {on}")
+    if adapter.backend == "postgresql":
+        condition = f" WHERE {status} = 'pending'"
+        columns = {"queued": f"{priority}, {scheduled}, {key}", "random": f"{priority}, {key}"}
+    else:  # DataJoint's own index serves the original order: on MySQL every index ends in the primary key
+        condition, columns = "", {"random": f"{status}, {priority}, {key}"}
+    for name, listed in columns.items():
+        index = adapter.quote_identifier(index_name(table, name))
+        jobs.connection.query(f"CREATE INDEX IF NOT EXISTS {index} ON {jobs.full_table_name} ({listed}){condition}")
+
+
+def index_name(table: Any, name: str) -> str:
+    """How an index of ours on the job table of `table` is called."""
+    return f"trainloom_{name}_{table.table_name.strip('_#')}"
 
 
 def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
@@ -481,7 +554,9 @@ def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
     columns = ", ".join(quote(name) for name in (*jobs.primary_key, "status", "priority"))
     picked = ", ".join(quote(name) for name in jobs.primary_key)
     verb, suffix = SKIP_DUPLICATES[adapter.backend]
-    connection.query(
+    queued = connection.query(
         f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
         f"({missing.make_sql()}) AS missing{suffix}"
-    )
+    ).rowcount
+    if queued >= MANY and adapter.backend == "postgresql":
+        connection.query(f"ANALYZE {jobs.full_table_name}")

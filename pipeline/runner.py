@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from . import code_changes, plots, provenance, worker
 from .errors import PipelineError
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
+from .queue import Worker as Identity
 from .resolver import ClassResolver
 from .retry import Policy
 from .running import RunningAttempt
@@ -104,10 +105,38 @@ class TaskRunner:
             success, errors = worker.populate_directly(table, restrictions, options)
             return {"success_count": success, "error_list": errors}
         stop = StopSignal(self._settings.grace_seconds)
-        loop = worker.Worker(table, restrictions, options, heartbeat=self._beating(), terms=self._terms(), stop=stop)
+        loop = self.new_worker(table, restrictions, options, stop)
         with stop.listening():
             loop.run()
         return {"success_count": loop.success, "error_list": loop.errors}
+
+    def new_worker(
+        self,
+        table: Any,
+        restrictions: tuple[Any, ...],
+        options: dict[str, Any],
+        stop: StopSignal,
+        name: str | None = None,
+    ) -> worker.Worker:
+        """A worker of this session, by a name of its own or at random; `options` as `worker.Worker` takes them."""
+        identity = Identity(device=self._device_name())
+        return worker.Worker(
+            table,
+            restrictions,
+            options,
+            heartbeat=self._beating(),
+            terms=self._terms(),
+            stop=stop,
+            identity=identity if name is None else replace(identity, name=name),
+        )
+
+    def _device_name(self) -> str:
+        """What trainings run on, as people call it."""
+        device = self._device()
+        try:
+            return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        except (RuntimeError, AssertionError):  # unusable: the first training says so
+            return str(device)
 
     def _beating(self) -> Heartbeat:
         """The side process of this session, started with its first task."""
@@ -143,7 +172,7 @@ class TaskRunner:
             trainer = self._build(training, folders, table.num_workers, resources, offered)
             made_by = provenance.record(training.classes(), git(), numerics=settled)  # the code as it was imported
             if attempt is not None:
-                attempt.stop.polled = "stop" in offered  # until then a signal need not wait for anybody to ask
+                attempt.stop.polled = "stop" in _named(training)  # until then a signal need not wait for anybody to ask
             trainer.train()
             score, metrics = _score(trainer)
             artifacts = self._patiently(attempt, lambda: self._upload(_weights_path(trainer, folders, training)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from .stop import StopSignal
 from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
+
+PAUSE = 0.05  # s between looks at the lease: batches may be shorter than what a look costs
 
 
 @dataclass
@@ -35,15 +38,21 @@ class RunningAttempt:
     stop: StopSignal
     store_away_limit: float
     keeper: CheckpointKeeper | None = None
+    _ended: bool = False
+    _next_look: float = 0.0
+    _next_sign: float = 0.0
 
     @property
     def requested(self) -> bool:
         """Whether the training is to end early; asked after every batch."""
-        return (
-            self.stop.signal is not None
-            or self.lease.lost is not None
-            or (self.keeper is not None and self.keeper.store_away_s > self.store_away_limit)
-        )
+        if self.stop.signal is not None or self._ended:
+            return True
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + PAUSE
+            away = self.keeper is not None and self.keeper.store_away_s > self.store_away_limit
+            self._ended = away or self.lease.lost is not None
+        return self._ended
 
     def keep_checkpoints(self, folder: Path, store: Store, code: str) -> CheckpointKeeper:
         """Where the training's states go; `folder` is the task's own. States of other code are left alone."""
@@ -56,17 +65,30 @@ class RunningAttempt:
         if self.keeper is None:
             return
         try:
-            self.keeper.close(0.0 if published else wait_s)
             if published:
                 self.keeper.discard()
                 self._ledger.forget_all()
                 shutil.rmtree(self._checkpoint_folder, ignore_errors=True)
+            else:
+                self.keeper.close(wait_s)
         except (LeaseLost, DatabaseUnavailable) as error:
             logger.warning("%s", error)
 
+    def give_up(self, *, obsolete: bool) -> None:
+        """The job is another's by now: nothing more is uploaded, and where nobody will go on from them (`obsolete`) the
+        states on this node are removed."""
+        if self.keeper is None:
+            return
+        self.keeper.abandon()
+        if obsolete:
+            shutil.rmtree(self._checkpoint_folder, ignore_errors=True)
+
     def progress(self, epoch: int, step: int) -> None:
-        """Show that the training moves."""
-        self.lease.progress(epoch, step)
+        """Show that the training moves; called after every batch."""
+        now = time.monotonic()
+        if now >= self._next_sign:
+            self._next_sign = now + PAUSE
+            self.lease.progress(epoch, step)
 
     def started(self, epochs_done: int, max_epoch: int) -> None:
         """The reporter's first call."""

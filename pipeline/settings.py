@@ -96,6 +96,7 @@ class Settings(BaseModel):
         30.0, ge=0, description="delay before the second try; later ones wait 4 times as long, s"
     )
     grace_seconds: float = Field(25.0, ge=0, description="how long a stopping worker may take to save, s; 0: no limit")
+    poll_seconds: float = Field(5.0, gt=0, description="how often a worker without work looks for some, s")
     worker_processes: int = Field(1, ge=1, description="worker processes on this machine that share its cores")
 
     aliases: ClassVar[Mapping[str, str]] = {

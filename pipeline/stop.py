@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TERMINATED = 143  # exit codes as a shell reports them
@@ -28,6 +29,7 @@ class StopSignal:
         self.grace = grace
         self.signal: signal.Signals | None = None
         self.polled = False
+        self._alarm: Any = None  # whose alarm clock it was before the grace began
 
     @property
     def requested(self) -> bool:
@@ -45,12 +47,12 @@ class StopSignal:
             yield
             return
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        alarm = signal.signal(signal.SIGALRM, self._expire)
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, alarm)
+            if self._alarm is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, self._alarm)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -59,6 +61,7 @@ class StopSignal:
         if again or not self.polled:
             raise _ending(self.signal)
         if self.grace > 0:
+            self._alarm = signal.signal(signal.SIGALRM, self._expire)
             signal.setitimer(signal.ITIMER_REAL, self.grace)
 
     def _expire(self, *_: object) -> None:

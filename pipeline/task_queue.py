@@ -1,4 +1,4 @@
-"""Taking tasks out of the queue and putting them back."""
+"""Taking tasks out of the queue, putting them back, and changing their order."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import platform
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from schemas.attempt import Outcome
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
 from . import task_states
 from .errors import PipelineError
-from .queue import enqueue, job_table
+from .live_workers import live_workers
+from .queue import Claim, Queue, enqueue, job_table
 from .short_keys import shown
 from .task_states import TASK_KEY, State
 
@@ -20,8 +22,31 @@ class TaskInUse(PipelineError, ValueError):
     """A task is in a state in which this cannot be done with it."""
 
 
-def cancel(keys: Iterable[str]) -> None:
+def cancel(keys: Iterable[str]) -> list[str]:
     """Take tasks out of the queue, all of them or none: their jobs become `ignore`.
+
+    Returns those that were being trained: their workers learn it with the next heartbeat, stop at the next step and
+    write nothing.
+
+    Raises
+    ------
+    TaskInUse
+        If a task is finished.
+    """
+    rows = _rows(keys)
+    for row in rows:
+        if row["state"] == State.FINISHED:
+            raise TaskInUse(f"task {shown(row['task'])} is finished; there is nothing to cancel")
+    queue = Queue(TrainingResult())
+    for row in rows:
+        queue.jobs.ignore({TASK_KEY: row["task"]})
+        _end_attempt(queue, row)
+    return [row["task"] for row in rows if row["state"] == State.RUNNING]
+
+
+def retry(keys: Iterable[str]) -> None:
+    """Queue tasks again that failed or were cancelled, all of them or none; their attempts are counted anew. What
+    waits already is due at once.
 
     Raises
     ------
@@ -31,12 +56,25 @@ def cancel(keys: Iterable[str]) -> None:
     rows = _rows(keys)
     for row in rows:
         if row["state"] == State.FINISHED:
-            raise TaskInUse(f"task {shown(row['task'])} is finished; there is nothing to cancel")
-        if row["state"] == State.RESERVED:
-            raise TaskInUse(f"task {shown(row['task'])} is being trained by {_holder(row)}; stop that worker first")
-    jobs = job_table(TrainingResult())
+            raise TaskInUse(f"task {shown(row['task'])} is finished; `trainloom task retrain` trains it again")
+        if row["state"] == State.RUNNING:
+            raise TaskInUse(f"task {shown(row['task'])} is being trained by {_holder(row)}")
+    table = TrainingResult()
+    jobs = job_table(table)
     for row in rows:
-        jobs.ignore({TASK_KEY: row["task"]})
+        # A job made anew is one since whose creation nothing has failed; a worker may have taken it by now.
+        (jobs & {TASK_KEY: row["task"]} & "status <> 'reserved'").delete_quick()
+        enqueue(table, ({TASK_KEY: row["task"]},))
+
+
+def prioritize(keys: Iterable[str], priority: int) -> None:
+    """Change the priority of tasks, 0 to 127, lower first; the training of one that runs goes on."""
+    table, jobs = TrainingTask(), job_table(TrainingResult())
+    for key in keys:
+        with table.connection.transaction:
+            table.update1({TASK_KEY: key, "priority": priority})
+            if jobs & {TASK_KEY: key}:
+                jobs.update1({TASK_KEY: key, "priority": priority})
 
 
 def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
@@ -45,51 +83,59 @@ def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
     Raises
     ------
     TaskInUse
-        If a worker holds one of the tasks: one that lives, or one of another machine unless `force` says that it is
-        dead.
+        If a worker holds one of the tasks, and `force` does not say that its training may be stopped.
     """
     rows = _rows(keys)
     for row in rows:
-        if row["state"] == State.RESERVED and not (force or _is_lost(row)):
+        if row["state"] == State.RUNNING and not force:
             raise TaskInUse(
-                f"task {shown(row['task'])} is being trained by {_holder(row)}; stop that worker first, or, if it is "
-                "dead, add --force"
+                f"task {shown(row['task'])} is being trained by {_holder(row)}; add --force to have that stopped"
             )
     return [row["task"] for row in rows if row["state"] == State.FINISHED]
 
 
 def retrain(keys: Iterable[str]) -> None:
-    """Delete results and their parts, forget errors, and queue the tasks again; call `check_retrain` first."""
-    table = TrainingResult()
-    for key in keys:
-        restriction = {TASK_KEY: key}
-        (job_table(table) & restriction).delete_quick()
-        (table & restriction).delete(prompt=False)
-        enqueue(table, (restriction,))
+    """Delete results and their parts, forget errors, stop what runs, and queue the tasks again; call `check_retrain`
+    first."""
+    queue = Queue(TrainingResult())
+    for row in _rows(keys):
+        restriction = {TASK_KEY: row["task"]}
+        (queue.jobs & restriction).delete_quick()
+        _end_attempt(queue, row)
+        (queue.table & restriction).delete(prompt=False)
+        enqueue(queue.table, (restriction,))
 
 
 def requeue_broken(keys: Iterable[str]) -> None:
-    """Queue those of the tasks again that failed or whose worker died on this machine."""
-    rows = _rows(keys)
-    retrain(
-        [
-            row["task"]
-            for row in rows
-            if row["state"] == State.ERROR or (row["state"] == State.RESERVED and _is_lost(row))
-        ]
-    )
+    """Queue those of the tasks again that failed, and those whose worker died on this machine."""
+    wanted = set(keys)
+    queue = Queue(TrainingResult())
+    for worker in live_workers():
+        if worker["task"] in wanted and worker["worker"] is not None and _has_gone(worker):
+            queue.take_back(worker["worker"], Outcome.LOST, f"{_holder(worker)} has gone")
+    retry([row["task"] for row in _rows(wanted) if row["state"] in (State.ERROR, State.RETRY)])
+
+
+def _end_attempt(queue: Queue, row: Mapping[str, Any]) -> None:
+    """End the attempt whose job was taken from it: its worker may be dead."""
+    if row["state"] == State.RUNNING and row["attempt"]:
+        queue.withdraw(Claim({TASK_KEY: row["task"]}, row["attempt"]))
 
 
 def _rows(keys: Iterable[str]) -> list[dict[str, Any]]:
-    return [task_states.rows(TrainingTask() & {TASK_KEY: key})[0] for key in keys]
+    wanted = list(keys)
+    if not wanted:
+        return []
+    found = {row["task"]: row for row in task_states.rows(TrainingTask() & [{TASK_KEY: key} for key in wanted])}
+    return [found[key] for key in dict.fromkeys(wanted)]
 
 
 def _holder(row: Mapping[str, Any]) -> str:
     return f"process {row['pid']} on {row['host']}"
 
 
-def _is_lost(row: Mapping[str, Any]) -> bool:
-    """Whether the worker that holds a task was one of this machine and has gone."""
+def _has_gone(worker: Mapping[str, Any]) -> bool:
+    """Whether a worker was one of this machine and is none of its processes any more."""
     import psutil
 
-    return bool(row["host"] == platform.node() and not psutil.pid_exists(row["pid"]))
+    return bool(worker["host"] == platform.node()[:255] and not psutil.pid_exists(worker["pid"]))

@@ -8,11 +8,11 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from . import code_changes, task_states
+from . import code_changes, gpu_locks, task_states
 from .short_keys import shown
+from .task_states import State
 from .worker_pool import Assignment, Event, WorkerPool
 
 if TYPE_CHECKING:
@@ -28,19 +28,28 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
 
     Returns the exit code of the pool.
     """
-    ready = TrainingResult().key_source  # not the tasks that wait for others
+    tasks: Any = TrainingTask()
     for restriction in assignment.restrictions:
-        ready = ready & restriction
-    pending = task_states.count(ready)[task_states.State.PENDING]
-    total = pending if assignment.max_tasks is None else min(pending, assignment.max_tasks)
+        tasks = tasks & restriction
+    counts = task_states.count(tasks)
+    due = counts[State.PENDING] + counts[State.RETRY]
+    total = due if assignment.max_tasks is None else min(due, assignment.max_tasks)
     code_changes.warn_if_changed(logger)
-    if not total:
+    if not (total or counts[State.RUNNING] or assignment.watch):
         print("There is nothing to train.")
         return 0
-    count = min(processes, total)
-    print(f"Training {_counted(total, 'task', 'tasks')} with {_counted(count, 'worker process', 'worker processes')}.")
+    # Tasks that wait for others become ready meanwhile.
+    useful = processes if assignment.watch else min(processes, max(1, due + counts[State.WAITING]))
+    pool = WorkerPool(settings, useful, assignment, gpu_locks.available(settings.device))
+    if total or assignment.watch:
+        workers = _counted(useful, "worker process", "worker processes")
+        then = ", then waiting for more" if assignment.watch else ""
+        print(f"Training {_counted(total, 'task', 'tasks')} with {workers}{then}.", flush=True)
+    else:
+        held = _counted(counts[State.RUNNING], "task", "tasks")
+        print(f"Other workers hold {held}; looking whether they live.", flush=True)
     with TrainingProgress(total) as progress:
-        return WorkerPool(settings, count, assignment).run(progress.report)
+        return pool.run(progress.report)
 
 
 class TrainingProgress:
@@ -72,30 +81,36 @@ class TrainingProgress:
             self._began[key] = time.monotonic()
             return
         if event.kind in ("made", "failed"):
-            self._done += 1
-            self._total = max(self._total, self._done)  # tasks may be added meanwhile
-            if self._bar is not None:
-                self._bar.update(self._task, completed=self._done, total=self._total)
-            seconds = time.monotonic() - self._began.pop(key, time.monotonic())
-            self._print(f"{self._done}/{self._total} {_outcome(key, event, seconds)}")
+            self._print(self._outcome(key, event))
             return
         self._print(event.message)
+
+    def _outcome(self, key: str, event: Event) -> str:
+        """How the attempt at a task ended, in a line."""
+        seconds = time.monotonic() - self._began.pop(key, time.monotonic())
+        row = next(iter(task_states.rows(TrainingTask() & {task_states.TASK_KEY: key})), None)
+        if row is None:
+            return f"{shown(key)}  was deleted meanwhile"
+        what = f"{shown(key)}  {row['model_class']}, {row['optimizer_class']}, seed {row['seed']}"
+        if event.kind == "failed":
+            failed = f"{what}: failed after {seconds:.1f} s: {event.message}"
+            return f"{self._counted()} {failed}" if row["state"] == State.ERROR else f"{failed}; it is tried again"
+        score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
+        return f"{self._counted()} {what}: {score}, {seconds:.1f} s"
+
+    def _counted(self) -> str:
+        """Count a task that is done with."""
+        self._done += 1
+        self._total = max(self._total, self._done)  # tasks may be added meanwhile
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, total=self._total)
+        return f"{self._done}/{self._total}"
 
     def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, flush=True)
-
-
-def _outcome(key: str, event: Event, seconds: float) -> str:
-    """One task in a line."""
-    row: dict[str, Any] = task_states.rows(TrainingTask() & {task_states.TASK_KEY: key})[0]
-    what = f"{shown(key)}  {row['model_class']}, {row['optimizer_class']}, seed {row['seed']}"
-    if event.kind == "failed":
-        return f"{what}: failed after {seconds:.1f} s: {event.message}"
-    score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
-    return f"{what}: {score}, {seconds:.1f} s"
 
 
 def _counted(number: int, one: str, many: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ from . import retry
 from .errors import ConfigurationError, PipelineError
 from .heartbeat import Heartbeat, clock
 from .queue import Claim, LeaseLost, Queue, enqueue
+from .queue import Worker as Identity
 from .running import RunningAttempt
 from .stop import StopSignal
 
@@ -65,6 +66,7 @@ class Worker:
         heartbeat: Heartbeat,
         terms: Terms,
         stop: StopSignal,
+        identity: Identity | None = None,
     ) -> None:
         self._table = table
         self._restrictions = restrictions
@@ -72,10 +74,11 @@ class Worker:
         self._heartbeat = heartbeat
         self._terms = terms
         self._stop = stop
-        self.queue = Queue(table)
+        self.queue = Queue(table, identity)
         self.success = 0
         self.errors: list[tuple[dict[str, Any], Any]] = []
-        self._taken = 0
+        self.taken = 0
+        self._keys: set[str] | None = None  # those that the restrictions leave
         self._unserved: set[str] = set()
         self._lacks = 0
         self._next_reclaim = 0.0
@@ -90,9 +93,17 @@ class Worker:
         SystemExit, KeyboardInterrupt
             After SIGTERM and SIGINT; the job is given back before.
         """
-        keys = self._refresh()
+        self._stop.polled = True  # between tasks and while one is settled; a signal must not leave a job half-settled
+        try:
+            self._run()
+        finally:
+            self._stop.polled = False
+        self._stop.raise_if_requested()
+
+    def _run(self) -> None:
+        keys = self._keys = self._refresh()
         fresh = True
-        while self._taken != self._options["max_calls"]:
+        while self.taken != self._options["max_calls"]:
             self._stop.raise_if_requested()
             self._reclaim()
             sent = clock()
@@ -104,12 +115,21 @@ class Worker:
             )
             if claim is not None:
                 fresh = False
-                self._taken += 1
+                self.taken += 1
                 self._attempt(claim, sent)
             elif fresh:
                 return
             else:  # what was computed meanwhile may have made more tasks ready
-                keys, fresh = self._refresh(), True
+                keys = self._keys = self._refresh()
+                fresh = True
+
+    def seconds_to_next(self) -> float | None:
+        """Seconds until the next job is due that `run` would take; None if none waits."""
+        return self.queue.seconds_to_next(self._keys, self._unserved)
+
+    def any_silent(self, seconds: float, pids: Sequence[int] = ()) -> bool:
+        """Whether a job of ours is held by a worker that has not shown life for so long; see `Queue.any_silent`."""
+        return self.queue.any_silent(seconds, self._keys, self._unserved, pids)
 
     def _refresh(self) -> set[str] | None:
         """Queue what is missing; the keys that the restrictions leave, None for all."""
@@ -150,11 +170,14 @@ class Worker:
         try:
             self._make(claim, running)
         except Stopped:
-            running.close(published=False, wait_s=grace)
+            if running.lease.lost in ("taken", "gone"):
+                self._give_up(running)
+            else:
+                running.close(published=False, wait_s=grace)
             self._settle_stopped(running)
         except LeaseLost as error:
-            running.close(published=False, wait_s=0.0)
             logger.warning("%s", error)
+            self._give_up(running)
         except Exception as error:
             running.close(published=False, wait_s=grace)
             if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
@@ -171,12 +194,20 @@ class Worker:
         make_kwargs = self._options["make_kwargs"] or {}
         self._table.attempt = running
         try:
+            self._stop.polled = False
+            self._stop.raise_if_requested()
             fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
             computed = self._table.make_compute(dict(claim.key), *fetched)
+            self._stop.polled = True
             self.queue.publish(claim, lambda: insert_result(self._table, claim.key, fetched, computed, make_kwargs))
         finally:
             self._table.attempt = None
-            self._stop.polled = False
+            self._stop.polled = True
+
+    def _give_up(self, running: RunningAttempt) -> None:
+        """Leave a job to whoever has it now."""
+        key = running.claim.key
+        running.give_up(obsolete=key in self._table or not self._table.key_source & key)
 
     def _settle_stopped(self, running: RunningAttempt) -> None:
         """A training ended early: for a signal, since its lease was lost, or since it was cancelled."""

@@ -1,170 +1,246 @@
-"""Several worker processes on one machine: started, listened to and stopped together."""
+"""Several worker processes on one machine: started, listened to, started again when they die, and stopped together."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
-import platform
+import secrets
 import signal
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
+from datajoint.errors import DataJointError
+
+from schemas.attempt import Outcome
 from schemas.training_result import TrainingResult
 
-from .errors import PipelineError
-from .queue import job_table
-from .stop import TERMINATED
-from .worker import storable
+from . import worker_process
+from .errors import ConfigurationError, PipelineError
+from .gpu_locks import Gpu
+from .queue import Queue
+from .retry import Policy
+from .stop import StopSignal
+from .worker import settle_loss
+from .worker_process import FAILED, MARGIN, Assignment, Event, Place
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     from .settings import Settings
 
+__all__ = ["Assignment", "Event", "WorkerPool"]
+
 logger = logging.getLogger("trainloom")
 
-FAILED = 1
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What the processes are to train.
-
-    Attributes
-    ----------
-    order : as in `TrainingResult.populate`.
-    restriction : an SQL condition on tasks, or None for all of them.
-    max_tasks : how many tasks are taken at most, or None.
-    """
-
-    order: str = "original"
-    restriction: str | None = None
-    max_tasks: int | None = None
-
-    @property
-    def restrictions(self) -> tuple[str, ...]:
-        return () if self.restriction is None else (self.restriction,)
-
-
-@dataclass(frozen=True)
-class Event:
-    """What happened in a worker process.
-
-    Attributes
-    ----------
-    kind : a task was ``taken``, ``made`` or ``failed``; ``log`` is a line of the log; ``broken`` says that the process
-        itself cannot go on.
-    message : text for people; empty where the kind says all.
-    key : the task's primary key, empty where no task is concerned.
-    """
-
-    kind: Literal["taken", "made", "failed", "log", "broken"]
-    message: str = ""
-    key: dict[str, Any] = field(default_factory=dict)
+TICK = 0.5  # s until a signal is noticed while nothing else happens
+QUICK = 60.0  # s: a process that dies sooner, having finished no task, has not got anywhere
+# More than the attempts after which a task that kills its workers is set aside: it alone must not end a pool.
+QUICK_DEATHS = 5
+CONFIGURATION = ConfigurationError.exit_code
 
 
 @dataclass
-class _Worker:
+class _Process:
+    """A process that runs."""
+
     process: SpawnProcess
     channel: Connection
+    name: str
+    started: float
+    got_somewhere: bool = False
+
+
+@dataclass
+class _Slot:
+    """One of the pool's processes, and those that are started in its place.
+
+    Attributes
+    ----------
+    share : the tasks that they may still take.
+    running : None when they have ended for good.
+    deaths : how many died one after the other without getting anywhere.
+    """
+
+    share: Assignment
+    running: _Process | None = None
+    deaths: int = 0
+    code: int = 0
+
+    def note(self, event: Event) -> None:
+        assert self.running is not None, "it told of the event"
+        if event.kind == "made":
+            self.running.got_somewhere = True
+        elif event.kind == "taken" and self.share.max_tasks is not None:
+            self.share = replace(self.share, max_tasks=self.share.max_tasks - 1)
+
+    def may_start_again(self) -> bool:
+        """Count the death of the process that has just ended."""
+        assert self.running is not None, "it was joined"
+        quick = not self.running.got_somewhere and time.monotonic() - self.running.started < QUICK
+        self.deaths = self.deaths + 1 if quick else 0
+        return self.deaths < QUICK_DEATHS and self.share.max_tasks != 0
 
 
 class WorkerPool:
-    """Processes that each run `TrainingResult.populate` until nothing is left.
+    """Processes that each train one task after the other.
 
     They are spawned, since a forked child shares its parent's connection, and are no daemons, since they start loader
-    processes. They leave SIGINT to this process and end on SIGTERM, giving back the job they hold; they do the same
-    when this process dies.
+    processes. SIGINT is this process's alone; on SIGTERM they save and give back the job they hold, and so they do when
+    this process dies. What a process held that died is given back at once.
     """
 
-    def __init__(self, settings: Settings, count: int, assignment: Assignment) -> None:
+    def __init__(self, settings: Settings, count: int, assignment: Assignment, gpus: Sequence[Gpu] = ()) -> None:
+        """`gpus`: those that the processes may have, one each; empty for none.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are fewer GPUs than processes.
+        """
+        if count < 1:
+            raise PipelineError(f"the number of worker processes is 1 or more, not {count}")
+        if gpus and count > len(gpus):
+            raise ConfigurationError(
+                f"{count} worker processes need {count} GPUs and there are {len(gpus)}; start {len(gpus)}, or train "
+                "without GPUs: --set device=cpu"
+            )
         self._settings = settings.model_copy(update={"worker_processes": count})
-        self._shares = _shares(assignment, count)
-        self._workers: list[_Worker] = []
+        self._gpus = tuple(gpus)
+        self._slots = [_Slot(share) for share in _shares(assignment, count)]
+        self._queue = Queue(TrainingResult())
+        self._policy = Policy(settings.max_attempts, settings.retry_seconds)
 
     def run(self, report: Callable[[Event], None]) -> int:
         """Train until nothing is left; a session must be open. Returns the exit code: 0, or the worst of the processes.
 
-        KeyboardInterrupt and SystemExit stop all processes and are raised again when these have ended; a second one
-        kills them.
+        SIGTERM and SIGINT stop all processes and are raised, as SystemExit and KeyboardInterrupt, when these have
+        ended. A second one, or the end of the grace, kills them.
         """
-        try:
-            self._start()
-            return self._listen(report)
-        except BaseException:
-            self._stop(report)
-            raise
+        grace = self._settings.grace_seconds
+        stop = StopSignal(grace + MARGIN if grace > 0 else 0.0)
+        stop.polled = True
+        with stop.listening():
+            try:
+                for slot in self._slots:
+                    self._start(slot)
+                self._listen(stop, report)
+            except BaseException:
+                self._end(stop)
+                raise
+        stop.raise_if_requested()
+        codes = {slot.code for slot in self._slots}
+        return next((code for code in (CONFIGURATION, FAILED) if code in codes), 0)
 
-    def _start(self) -> None:
+    def _start(self, slot: _Slot) -> None:
         context = multiprocessing.get_context("spawn")
-        for share in self._shares:
-            reader, writer = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(self._settings, share, writer), name="trainloom-worker")
+        reader, writer = context.Pipe(duplex=False)
+        place = Place(secrets.token_hex(8), self._gpus)
+        process = context.Process(
+            target=worker_process.run, args=(self._settings, slot.share, place, writer), name="trainloom-worker"
+        )
+        with _sigint_blocked():
             process.start()
-            self._workers.append(_Worker(process, reader))
-            writer.close()  # so that the reader sees the end of a process that was killed
+        writer.close()  # so that the reader sees the end of a process that was killed
+        slot.running = _Process(process, reader, place.name, time.monotonic())
 
-    def _listen(self, report: Callable[[Event], None]) -> int:
-        """Report events until every process has ended."""
-        worst = 0
-        while self._workers:
-            ready = wait([worker.channel for worker in self._workers])
-            for worker in [worker for worker in self._workers if worker.channel in ready]:
-                event = _received(worker.channel)
-                if event is not None:
-                    report(event)
-                    continue
-                worker.process.join()
-                worst = max(worst, self._settle(worker, report))
-                self._workers.remove(worker)
-        return worst
+    def _listen(self, stop: StopSignal, report: Callable[[Event], None]) -> None:
+        """Report events until every process has ended for good."""
+        told = False
+        while running := [slot for slot in self._slots if slot.running is not None]:
+            if stop.requested and not told:
+                self._terminate()
+                told = True
+            wait([slot.running.channel for slot in running if slot.running is not None], timeout=TICK)
+            for slot in running:
+                self._hear(slot, stop, report)
 
-    @staticmethod
-    def _settle(worker: _Worker, report: Callable[[Event], None]) -> int:
-        """The exit code of a process that has ended; the job of one that died becomes an error."""
-        code = worker.process.exitcode
+    def _hear(self, slot: _Slot, stop: StopSignal, report: Callable[[Event], None]) -> None:
+        """Report what a process has told, and see whether it has ended."""
+        assert slot.running is not None, "only those are listened to"
+        channel = slot.running.channel
+        alive = slot.running.process.is_alive()  # loader processes may hold the channel open for longer
+        while channel.poll():
+            event = _received(channel)
+            if event is None:
+                alive = False
+                break
+            slot.note(event)
+            report(event)
+        if not alive:
+            channel.close()
+            self._settle(slot, stop, report)
+
+    def _settle(self, slot: _Slot, stop: StopSignal, report: Callable[[Event], None]) -> None:
+        """Look after what a process left behind that has ended, and start another one if it died."""
+        running = slot.running
+        assert running is not None, "only those are listened to"
+        running.process.join()
+        code = running.process.exitcode
         assert code is not None, "it was joined"
-        if code >= 0:
-            return code
-        died = f"the worker process {worker.process.pid} died of {signal.Signals(-code).name}"
-        message = f"{died}; see the system's log (was there not enough memory?)"
-        _settle_job(worker.process.pid, "error", message)
-        report(Event("broken", message))
-        return FAILED
+        if code < 0 and not stop.requested:
+            died = f"the worker process {running.process.pid} died of {signal.Signals(-code).name}"
+            message = f"{died}; see the system's log (was there not enough memory?)"
+            self._take_back(running.name, Outcome.LOST, message)
+            report(Event("broken", message))
+        elif code != 0:
+            self._take_back(running.name, Outcome.PREEMPTED, "")
+        again = code not in (0, CONFIGURATION) and not stop.requested
+        if again and slot.may_start_again():
+            self._start(slot)
+            return
+        if again and slot.deaths >= QUICK_DEATHS:
+            report(Event("broken", f"{slot.deaths} worker processes died one after the other; no other one is started"))
+        slot.code, slot.running = FAILED if again else code, None
 
-    def _stop(self, report: Callable[[Event], None]) -> None:
-        for worker in self._workers:
-            worker.process.terminate()
+    def _take_back(self, name: str, outcome: Outcome, error: str) -> None:
         try:
-            while self._workers:
-                worker = self._workers[0]
-                while (event := _received(worker.channel)) is not None:
-                    report(event)
-                worker.process.join()
-                _settle_job(worker.process.pid, "pending", "")
-                del self._workers[0]
-        except BaseException:
-            for worker in self._workers:
-                worker.process.kill()
-                worker.process.join()
-                _settle_job(worker.process.pid, "pending", "")
-            raise
+            for key in self._queue.take_back(name, outcome, error):
+                if outcome is Outcome.LOST:
+                    settle_loss(self._queue, key, self._policy)
+        except DataJointError as problem:
+            logger.warning("a job could not be given back (%s); it will be when its lease has run out", problem)
+
+    def _terminate(self) -> None:
+        for running in self._running():
+            running.process.terminate()
+
+    def _end(self, stop: StopSignal) -> None:
+        """End the processes at once; after an error here, which is not theirs, as SIGTERM does."""
+        if not stop.requested:
+            self._terminate()
+            limit = time.monotonic() + self._settings.grace_seconds + MARGIN
+            for running in self._running():
+                running.process.join(max(0.0, limit - time.monotonic()))
+        for running in self._running():
+            running.process.kill()
+            running.process.join()
+            self._take_back(running.name, Outcome.PREEMPTED, "")
+
+    def _running(self) -> list[_Process]:
+        return [slot.running for slot in self._slots if slot.running is not None]
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Processes that are started meanwhile never see the SIGINT that a terminal sends to all: the parent decides."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _shares(assignment: Assignment, count: int) -> list[Assignment]:
     """The assignment of each process; a limit on tasks is divided among them."""
-    if count < 1:
-        raise PipelineError(f"the number of worker processes is 1 or more, not {count}")
     if assignment.max_tasks is None:
         return [assignment] * count
     least, rest = divmod(assignment.max_tasks, count)
     limits = [least + (number < rest) for number in range(count)]
-    return [Assignment(assignment.order, assignment.restriction, limit) for limit in limits if limit]
+    return [replace(assignment, max_tasks=limit) for limit in limits if limit]
 
 
 def _received(channel: Connection) -> Event | None:
@@ -174,79 +250,3 @@ def _received(channel: Connection) -> Event | None:
     except (EOFError, OSError):
         return None
     return event
-
-
-def _settle_job(pid: int | None, status: Literal["error", "pending"], message: str) -> None:
-    """Settle the job that a process of this machine held when it died."""
-    jobs = job_table(TrainingResult())
-    quote = jobs.connection.adapter.quote_identifier
-    jobs.connection.query(
-        f"UPDATE {jobs.full_table_name} SET {quote('status')}=%s, {quote('error_message')}=%s "
-        f"WHERE {quote('status')}='reserved' AND {quote('host')}=%s AND {quote('pid')}=%s",
-        args=(status, storable(message), platform.node(), pid),
-    )
-
-
-# In the worker process.
-
-
-class _ChannelHandler(logging.Handler):
-    """Hands log records to the parent; those with an `event` tell of a task."""
-
-    def __init__(self, channel: Connection) -> None:
-        super().__init__()
-        self._channel = channel
-
-    def emit(self, record: logging.LogRecord) -> None:
-        kind = getattr(record, "event", None)
-        if kind is None and record.levelno < logging.WARNING:
-            return
-        _send(self._channel, Event(kind or "log", record.getMessage(), getattr(record, "key", {})))
-
-
-def _send(channel: Connection, event: Event) -> None:
-    with suppress(OSError):  # the parent has gone: nobody listens, and `_follow_parent` ends this process
-        channel.send(event)
-
-
-def _work(settings: Settings, assignment: Assignment, channel: Connection) -> None:
-    """The life of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to us as well; the parent decides
-    signal.signal(signal.SIGTERM, _terminate)
-    threading.Thread(target=_follow_parent, name="follow-parent", daemon=True).start()
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.handlers[:] = [_ChannelHandler(channel)]
-    try:
-        from .session import connect
-
-        with connect(settings, create_home=False):
-            _train(assignment)
-    except Exception as error:
-        _send(channel, Event("broken", str(error) or type(error).__name__))
-        raise SystemExit(getattr(error, "exit_code", FAILED)) from None
-
-
-def _train(assignment: Assignment) -> None:
-    """Populate again and again, until a pass finds nothing to do: tasks may be added meanwhile."""
-    left = assignment.max_tasks
-    while left is None or left > 0:
-        outcome = TrainingResult().populate(
-            *assignment.restrictions, reserve_jobs=True, suppress_errors=True, order=assignment.order, max_calls=left
-        )
-        tried = outcome["success_count"] + len(outcome["error_list"])
-        if not tried:
-            return
-        left = None if left is None else left - tried
-
-
-def _terminate(*_: Any) -> None:
-    raise SystemExit(TERMINATED)
-
-
-def _follow_parent() -> None:
-    """End this process, as SIGTERM does, when its parent dies."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "worker processes are children"
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -47,7 +47,7 @@ def _condition(tasks: Keys) -> str:
 
 
 def _train(session: Session, tasks: Keys) -> int:
-    from pipeline import demo, task_queue, task_states
+    from pipeline import demo, gpu_locks, task_queue, task_states
     from pipeline.training_progress import train
     from pipeline.worker_pool import Assignment
     from schemas.training_task import TrainingTask
@@ -58,7 +58,9 @@ def _train(session: Session, tasks: Keys) -> int:
     if finished == len(tasks):
         print(f"Nothing to train: all {finished} tasks were finished before.")
         return 0
-    return train(session.settings, demo.PROCESSES, Assignment(restriction=condition))
+    gpus = gpu_locks.available(session.settings.device)
+    processes = min(demo.PROCESSES, len(gpus)) if gpus else demo.PROCESSES
+    return train(session.settings, processes, Assignment(restriction=condition))
 
 
 def _print_leaderboard(tasks: Keys) -> None:

@@ -1,4 +1,4 @@
-"""`trainloom task`: list, add, cancel and retrain tasks."""
+"""`trainloom task`: list, add, cancel, retry, prioritize and retrain tasks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.arguments import at_least_one, at_least_zero
+from pipeline.cli.arguments import at_least_one, at_least_zero, priority
 from pipeline.cli.context import open_session, print_json, print_table
 
 if TYPE_CHECKING:
     from pipeline.session import Session
 
-STATES = ("pending", "reserved", "error", "ignore", "finished")
+STATES = ("pending", "retry", "waiting", "running", "error", "cancelled", "finished")
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("task", help="list, add, cancel or retrain tasks")
+    parser = subparsers.add_parser("task", help="list, add, cancel, retry, prioritize or retrain tasks")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_list(actions)
     _add_add(actions)
-    cancel = actions.add_parser("cancel", help="take tasks out of the queue; `retrain` puts them back")
-    cancel.add_argument("keys", nargs="+", metavar="KEY", help="keys of tasks, or their beginnings")
-    cancel.set_defaults(action=_cancel)
-    retrain = actions.add_parser(
-        "retrain", help="delete the results of tasks, or forget their errors, and queue them again"
+    cancel = _add_action(actions, "cancel", _cancel, "take tasks out of the queue; `retry` puts them back")
+    cancel.description = "Take tasks out of the queue. The training of one that runs stops at the next heartbeat."
+    _add_action(actions, "retry", _retry, "queue tasks again that failed or were cancelled; attempts count anew")
+    prioritize = _add_action(actions, "prioritize", _prioritize, "change the priority of tasks")
+    prioritize.add_argument("--priority", type=priority, required=True, metavar="N", help="0 to 127, lower runs first")
+    retrain = _add_action(
+        actions, "retrain", _retrain, "delete the results of tasks, or forget their errors, and queue them again"
     )
-    retrain.add_argument("keys", nargs="+", metavar="KEY", help="keys of tasks, or their beginnings")
     retrain.add_argument("--yes", action="store_true", help="delete results without asking")
-    retrain.add_argument(
-        "--force", action="store_true", help="also tasks that a worker elsewhere holds: only if that worker is dead"
-    )
-    retrain.set_defaults(action=_retrain)
+    retrain.add_argument("--force", action="store_true", help="also tasks that are being trained: that is stopped")
+
+
+def _add_action(actions: Any, name: str, action: Any, text: str) -> Any:
+    """The parser of an action on tasks that are named."""
+    parser = actions.add_parser(name, help=text)
+    parser.add_argument("keys", nargs="+", metavar="KEY", help="keys of tasks, or their beginnings")
+    parser.set_defaults(action=action)
+    return parser
 
 
 def _add_list(actions: Any) -> None:
@@ -54,7 +60,7 @@ def _add_add(actions: Any) -> None:
             help=f"keys of {name} configurations, or their beginnings",
         )
     parser.add_argument("--seed", nargs="+", type=at_least_zero, default=[0], metavar="N", help="seeds (0)")
-    parser.add_argument("--priority", type=at_least_zero, default=5, metavar="N", help="0 to 127, lower runs first (5)")
+    parser.add_argument("--priority", type=priority, default=5, metavar="N", help="0 to 127, lower runs first (5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(action=_add)
 
@@ -65,17 +71,18 @@ def _list(args: argparse.Namespace) -> int:
         from pipeline.short_keys import shown
 
         state = task_states.State(args.state) if args.state else None
-        rows = task_states.rows(state=state, limit=args.limit)
+        rows = task_states.rows(states=(state,) if state else (), limit=args.limit)
         counts = task_states.count()
     if args.json:
         print_json(rows)
         return 0
     print_table(
-        ("task", "state", "dataset", "model", "training", "seed", "priority", "test score"),
+        ("task", "state", "attempts", "dataset", "model", "training", "seed", "priority", "test score"),
         [
             (
                 shown(row["task"]),
                 row["state"],
+                row["attempts"],
                 f"{row['dataset_file']} {shown(row['dataset'])}",
                 f"{row['model_class']} {shown(row['model'])}",
                 f"{row['optimizer_class']} {shown(row['training'])}",
@@ -113,23 +120,46 @@ def _add(args: argparse.Namespace) -> int:
 def _cancel(args: argparse.Namespace) -> int:
     with open_session(args):
         from pipeline import task_queue
-        from pipeline.short_keys import full_key, shown
-        from schemas.training_task import TrainingTask
+        from pipeline.short_keys import shown
 
-        keys = [full_key(TrainingTask, typed) for typed in args.keys]
-        task_queue.cancel(keys)
+        keys = _keys(args)
+        running = task_queue.cancel(keys)
     for key in keys:
-        print(f"{shown(key)}  will not be trained")
+        stops = "; its worker stops at the next heartbeat and writes nothing" if key in running else ""
+        print(f"{shown(key)}  will not be trained{stops}")
+    return 0
+
+
+def _retry(args: argparse.Namespace) -> int:
+    with open_session(args):
+        from pipeline import task_queue
+        from pipeline.short_keys import shown
+
+        keys = _keys(args)
+        task_queue.retry(keys)
+    for key in keys:
+        print(f"{shown(key)}  waits to be trained")
+    return 0
+
+
+def _prioritize(args: argparse.Namespace) -> int:
+    with open_session(args):
+        from pipeline import task_queue
+        from pipeline.short_keys import shown
+
+        keys = _keys(args)
+        task_queue.prioritize(keys, args.priority)
+    for key in keys:
+        print(f"{shown(key)}  has the priority {args.priority}")
     return 0
 
 
 def _retrain(args: argparse.Namespace) -> int:
     with open_session(args) as session:
         from pipeline import task_queue
-        from pipeline.short_keys import full_key, shown
-        from schemas.training_task import TrainingTask
+        from pipeline.short_keys import shown
 
-        keys = list(dict.fromkeys(full_key(TrainingTask, typed) for typed in args.keys))
+        keys = _keys(args)
         finished = task_queue.check_retrain(keys, force=args.force)
         if finished and not args.yes and not _confirmed(session, finished):
             print("nothing was changed", file=sys.stderr)
@@ -138,6 +168,14 @@ def _retrain(args: argparse.Namespace) -> int:
     for key in keys:
         print(f"{shown(key)}  waits to be trained{' again' if key in finished else ''}")
     return 0
+
+
+def _keys(args: argparse.Namespace) -> list[str]:
+    """The tasks that were named, each once; in a session."""
+    from pipeline.short_keys import full_key
+    from schemas.training_task import TrainingTask
+
+    return list(dict.fromkeys(full_key(TrainingTask, typed) for typed in args.keys))
 
 
 def _confirmed(session: Session, finished: list[str]) -> bool:

@@ -1,24 +1,44 @@
-"""`trainloom worker`: train tasks until none is left."""
+"""`trainloom worker`: train tasks, until none is left or for ever."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from pipeline.cli.arguments import at_least_one
+from pipeline.cli.arguments import at_least_one, seconds
 from pipeline.cli.context import open_session
+
+WAIT = 120.0  # s
+LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that were not trained
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "worker",
-        help="train tasks until none is left",
-        description="Train tasks until none is left. "
+        help="train tasks until none is left, or for ever",
+        description="Train tasks until none is left. The first SIGTERM or Ctrl-C finishes the step, saves a checkpoint "
+        "and gives the task back; the second stops at once. "
         "Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
     parser.add_argument(
-        "--processes", type=at_least_one, default=1, metavar="N", help="worker processes that share the cores (1)"
+        "--processes",
+        type=at_least_one,
+        default=1,
+        metavar="N",
+        help="worker processes that share the cores, with a GPU each where there are GPUs (1)",
+    )
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument(
+        "--once", action="store_false", dest="watch", help="end when nothing is left to do (this is the default)"
+    )
+    until.add_argument("--watch", action="store_true", help="wait for new tasks for ever")
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=WAIT,
+        metavar="S",
+        help=f"before the end, seconds to wait for a task that failed and is tried again ({WAIT:.0f})",
     )
     parser.add_argument(
         "--order",
@@ -30,7 +50,10 @@ def add_parser(subparsers: Any) -> None:
         "--max-tasks", type=at_least_one, metavar="N", help="stop after N tasks, all processes together"
     )
     parser.add_argument("--restrict", metavar="SQL", help='train only tasks for which this holds, such as "seed = 1"')
-    parser.set_defaults(action=_work)
+    parser.add_argument(
+        "--grace", type=seconds, metavar="S", help="seconds that a stopped training may take to save (grace_seconds)"
+    )
+    parser.set_defaults(action=_work, watch=False)
 
 
 def _work(args: argparse.Namespace) -> int:
@@ -39,10 +62,13 @@ def _work(args: argparse.Namespace) -> int:
         from pipeline.training_progress import train
         from pipeline.worker_pool import Assignment
 
-        code = train(session.settings, args.processes, Assignment(args.order, args.restrict, args.max_tasks))
+        settings = session.settings
+        if args.grace is not None:
+            settings = settings.model_copy(update={"grace_seconds": args.grace})
+        assignment = Assignment(args.order, args.restrict, args.max_tasks, args.watch, args.wait)
+        code = train(settings, args.processes, assignment)
         counts = task_states.count()
-    aside = {state: counts[state] for state in ("error", "ignore", "reserved") if counts[state]}
-    if aside:
-        listed = ", ".join(f"{number} {state}" for state, number in aside.items())
+    listed = ", ".join(f"{counts[state]} {state}" for state in LEFT if counts[state])
+    if listed:
         print(f"not trained: {listed}; `trainloom status` says why")
     return code

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from datasets_impl.digits import build_digits
 from pipeline.cli.main import main
@@ -45,26 +48,38 @@ grids:
   - {datasets: [digits], models: all, trainings: [short], seeds: [0, 1]}
 """
 
-# A model that works, fails, dies or waits for ever in its first step.
+# A model that works, fails, dies, waits for ever or tells of every step; "once" is in a bad mood the first time only.
 MOODY = """
 import os, signal, threading
+from pathlib import Path
 from models_impl.simple_mlp import SimpleMLP
 
 class Moody(SimpleMLP):
     def __init__(self, input_shape, output_shape, mood):
         super().__init__(input_shape, output_shape, hidden_size=4)
-        self.mood = mood
+        self.mood, _, once = mood.partition(" ")
+        if once and Path("been_here").exists():
+            self.mood = "fine"
+        elif once:
+            Path("been_here").touch()
 
     def forward(self, x):
-        if self.mood == "fine":
-            return super().forward(x)
         if self.mood == "fail":
             raise RuntimeError("not in the mood")
         if self.mood == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        print("waiting", flush=True)
-        threading.Event().wait()
+        if self.mood == "deaf":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+        if self.mood in ("wait", "deaf"):
+            print("waiting", flush=True)
+            threading.Event().wait()
+        if self.mood == "slow":
+            print("stepping", flush=True)
+        return super().forward(x)
 """
+# A training that is not done before it is stopped.
+LONG = {"batch_size": 64, "epoch_limit": 1000000, "trainer_class_params": {"parameter_history": False}}
+WORKER = [sys.executable, "-m", "pipeline.cli.main", "worker"]
 
 
 @dataclass
@@ -122,8 +137,12 @@ def keys(trainloom: Callable[..., Told]) -> dict[str, list[str]]:
 def moody_task(trainloom: Callable[..., Told], folder: Path, mood: str) -> str:
     """The key of a task whose model is in that mood."""
     row = {"model_class_module_name": "moody", "model_class_name": "Moody", "model_class_params": {"mood": mood}}
-    content = {"models": [{"name": "moody", **row}], "grids": [{"models": ["moody"], "datasets": "all"}]}
-    content["grids"][0]["trainings"] = "all"
+    content: dict[str, Any] = {"models": [{"name": "moody", **row}]}
+    content["grids"] = [{"models": ["moody"], "datasets": "all", "trainings": "all"}]
+    if mood == "slow":
+        short = yaml.safe_load(ROWS)["trainings"][0]
+        content |= {"trainings": [{**short, **LONG, "name": "long"}]}
+        content["grids"][0]["trainings"] = ["long"]
     (folder / "moody.json").write_text(json.dumps(content))
     return str(trainloom("insert", "moody.json", "--json").json()["tasks"]["keys"][0])
 
@@ -245,7 +264,7 @@ def test_an_ambiguous_key_lists_what_it_may_be(trainloom: Callable[..., Told], k
 def test_worker_trains_all_that_may_be_trained(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:
     cancelled = keys["tasks"][0]
     assert trainloom("task", "cancel", cancelled[:8]).code == 0
-    assert states(trainloom) == {"pending": 4, "ignore": 1}
+    assert states(trainloom) == {"pending": 4, "cancelled": 1}
 
     told = trainloom("worker", "--max-tasks", "1", "--restrict", "seed = 1", "--order", "random")
     assert told.code == 0, told.err
@@ -257,12 +276,19 @@ def test_worker_trains_all_that_may_be_trained(trainloom: Callable[..., Told], k
     told = trainloom("worker", "--processes", "2")
     assert told.code == 0, told.err
     assert "3/3" in told.out
-    assert "not trained: 1 ignore" in told.out
-    assert states(trainloom) == {"finished": 4, "ignore": 1}
+    assert "not trained: 1 cancelled" in told.out
+    assert states(trainloom) == {"finished": 4, "cancelled": 1}
     assert "There is nothing to train." in trainloom("worker").out
 
-    assert trainloom("task", "retrain", cancelled).code == 0
+    assert trainloom("task", "retry", cancelled[:8]).code == 0
     assert states(trainloom) == {"finished": 4, "pending": 1}
+
+
+def test_the_priority_of_a_task_is_changed(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:
+    last = keys["tasks"][-1]
+    assert trainloom("task", "prioritize", last[:8], "--priority", "0").code == 0
+    assert trainloom("worker", "--max-tasks", "1").code == 0
+    assert state_of(trainloom, last) == "finished"
 
 
 def test_retrain_deletes_a_result_only_if_told_to(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:
@@ -281,22 +307,85 @@ def test_retrain_deletes_a_result_only_if_told_to(trainloom: Callable[..., Told]
     assert state_of(trainloom, done) == "finished"
 
 
+def of_task(key: str) -> tuple[str, str]:
+    """The worker's option for one task alone."""
+    return "--restrict", f"training_task_md5_hash = '{key}'"
+
+
+def outcomes() -> list[str]:
+    """How all attempts ended, in order."""
+    from pipeline.session import connect
+    from schemas.attempt import Attempt
+
+    with connect():
+        return [row["attempt_outcome"] for row in Attempt().to_dicts(order_by="attempt_start")]
+
+
 @pytest.mark.parametrize(
-    ("mood", "code", "told"), [("fail", 0, "RuntimeError: not in the mood"), ("die", 1, "died of SIGKILL")]
+    ("mood", "told", "attempts"),
+    [("fail", "RuntimeError: not in the mood", ["failed"]), ("die", "died of SIGKILL", ["lost"])],
 )
 def test_a_task_that_goes_wrong_is_set_aside(
-    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], mood: str, code: int, told: str
+    trainloom: Callable[..., Told],
+    folder: Path,
+    keys: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    mood: str,
+    told: str,
+    attempts: list[str],
 ) -> None:
+    monkeypatch.setenv("TRAINLOOM_MAX_ATTEMPTS", "2")
+    monkeypatch.setenv("TRAINLOOM_RETRY_SECONDS", "0.1")
     key = moody_task(trainloom, folder, mood)
-    answer = trainloom("worker", "--restrict", f"training_task_md5_hash = '{key}'")
-    assert answer.code == code
+    answer = trainloom("worker", *of_task(key))
+    assert answer.code == 0, answer.err
     assert told in answer.out
+    assert "not trained: 5 pending, 1 error" in answer.out
+    assert outcomes() == 2 * attempts
     status = trainloom("status", "--json").json()
-    assert [(row["task"], told in row["message"]) for row in status["errors"]] == [(key, True)]
-    assert told in trainloom("status").out
+    assert [(row["task"], row["attempts"], told in row["message"]) for row in status["errors"]] == [(key, 2, True)]
+    assert f"{key[:8]} failed (2 attempts): " in trainloom("status").out
 
-    assert trainloom("task", "retrain", key[:8]).code == 0
+    assert trainloom("task", "retry", key[:8]).code == 0
     assert state_of(trainloom, key) == "pending"
+
+
+@pytest.mark.parametrize(("mood", "first"), [("fail once", "failed"), ("die once", "lost")])
+def test_what_went_wrong_once_is_tried_again_by_the_same_command(
+    trainloom: Callable[..., Told],
+    folder: Path,
+    keys: dict[str, list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    mood: str,
+    first: str,
+) -> None:
+    monkeypatch.setenv("TRAINLOOM_RETRY_SECONDS", "0.5")
+    key = moody_task(trainloom, folder, mood)
+    answer = trainloom("worker", *of_task(key))
+    assert answer.code == 0, answer.err
+    assert outcomes() == [first, "finished"]
+    assert state_of(trainloom, key) == "finished"
+
+
+def test_who_does_not_wait_leaves_a_failed_task_for_later(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]]
+) -> None:
+    key = moody_task(trainloom, folder, "fail")
+    answer = trainloom("worker", "--wait", "0", *of_task(key))
+    assert (answer.code, "it is tried again" in answer.out) == (0, True)
+    assert state_of(trainloom, key) == "retry"
+    assert "it is tried again" in trainloom("status").out
+
+
+def test_a_worker_that_lacks_a_class_three_times_is_at_fault_itself(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moody = [moody_task(trainloom, folder, mood) for mood in ("fine", "fail", "wait")]
+    monkeypatch.setenv("TRAINLOOM_ALLOWED_PACKAGES", "")
+    answer = trainloom("worker", "--restrict", f"training_task_md5_hash in ({', '.join(map(repr, moody))})")
+    assert answer.code == 78
+    assert "3 tasks in a row could not be trained for what this worker lacks" in answer.out
+    assert states(trainloom).keys() <= {"pending", "retry"}
 
 
 def test_results_of_code_that_has_changed_are_named(
@@ -314,37 +403,108 @@ def test_results_of_code_that_has_changed_are_named(
     assert trainloom("status", "--json").json()["changed_code"] == {"moody.Moody": [key]}
 
 
+@contextmanager
+def working(line: str, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A worker as a process of its own, in a group of its own, when it has printed the line."""
+    with subprocess.Popen(
+        [*WORKER, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as worker:
+        assert worker.stdout is not None
+        assert line + "\n" in worker.stdout
+        yield worker
+
+
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_worker_gives_its_job_back(
+def test_a_stopped_worker_saves_and_gives_its_job_back(
     trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], sent: signal.Signals, code: int
 ) -> None:
-    key = moody_task(trainloom, folder, "wait")
-    command = [sys.executable, "-m", "pipeline.cli.main", "worker", "--restrict", f"training_task_md5_hash = '{key}'"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as worker:
-        assert worker.stdout is not None
-        assert any(line == "waiting\n" for line in worker.stdout)
-        assert state_of(trainloom, key) == "reserved"
-        refused = trainloom("task", "cancel", key)
-        assert (refused.code, "is being trained by process" in refused.err) == (1, True)
-        assert "stop that worker first" in trainloom("task", "retrain", key).err
-        worker.send_signal(sent)
+    from pipeline.session import connect
+    from schemas.checkpoint import Checkpoint
+
+    key = moody_task(trainloom, folder, "slow")
+    with working("stepping", *of_task(key)) as worker:
+        os.killpg(worker.pid, sent)  # as a terminal, Slurm or systemd does; the parent tells its children as well
         _, errors = worker.communicate()
     assert worker.returncode == code
     assert "Traceback" not in errors
     assert state_of(trainloom, key) == "pending"
+    assert outcomes() == ["preempted"]
+    with connect():
+        assert len(Checkpoint()) == 1
+
+
+@pytest.mark.parametrize("grace", [["--grace", "1"], ["--grace", "0"]])
+def test_a_training_that_does_not_stop_by_itself_is_stopped(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], grace: list[str]
+) -> None:
+    key = moody_task(trainloom, folder, "wait")
+    with working("waiting", *grace, *of_task(key)) as worker:
+        shown = trainloom("status", "--json").json()["workers"]
+        assert [(row["task"], row["device"], row["epoch"], row["epoch_limit"]) for row in shown] == [(key, "cpu", 0, 1)]
+        assert f"{shown[0]['pid']} on {shown[0]['host']}" in trainloom("status").out
+        assert "is being trained by process" in trainloom("task", "retrain", key).err
+        worker.send_signal(signal.SIGTERM)
+        if grace[1] == "0":
+            worker.send_signal(signal.SIGINT)  # no limit: only a second signal ends it
+        _, errors = worker.communicate()
+    assert worker.returncode in ((143,) if grace[1] == "1" else (130, 143))
+    assert "Traceback" not in errors
+    assert state_of(trainloom, key) == "pending"
+    assert outcomes() == ["preempted"]
+
+
+def test_a_worker_process_that_does_not_listen_is_killed_when_the_grace_is_over(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]]
+) -> None:
+    key = moody_task(trainloom, folder, "deaf")
+    with working("waiting", "--grace", "0.1", *of_task(key)) as worker:
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate()
+    assert worker.returncode == 143
+    assert state_of(trainloom, key) == "pending"
+    assert outcomes() == ["preempted"]
+
+
+def test_a_cancelled_task_stops_its_training(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINLOOM_HEARTBEAT_SECONDS", "0.2")
+    key = moody_task(trainloom, folder, "slow")
+    with working("stepping", *of_task(key)) as worker:
+        told = trainloom("task", "cancel", key)
+        assert "its worker stops at the next heartbeat" in told.out
+        worker.communicate()
+    assert worker.returncode == 0
+    assert state_of(trainloom, key) == "cancelled"
+    assert outcomes() == ["cancelled"]
 
 
 def test_a_worker_that_lost_its_parent_gives_its_job_back(
     trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]]
 ) -> None:
     key = moody_task(trainloom, folder, "wait")
-    command = [sys.executable, "-m", "pipeline.cli.main", "worker", "--restrict", f"training_task_md5_hash = '{key}'"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+    with working("waiting", "--grace", "0.5", *of_task(key)) as worker:
         assert worker.stdout is not None
-        assert any(line == "waiting\n" for line in worker.stdout)
         worker.kill()
         worker.stdout.read()  # ends when the orphan has ended, too: it has inherited the pipe
     assert state_of(trainloom, key) == "pending"
+    assert outcomes() == ["preempted"]
+
+
+def test_a_watching_worker_trains_what_is_added_later(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINLOOM_POLL_SECONDS", "0.2")
+    key = moody_task(trainloom, folder, "fine")
+    assert trainloom("task", "cancel", key).code == 0
+    with working("Training 0 tasks with 1 worker process, then waiting for more.", "--watch", *of_task(key)) as worker:
+        assert trainloom("task", "retry", key).code == 0
+        assert worker.stdout is not None
+        assert next(line for line in worker.stdout if line.startswith("1/1 "))
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate()
+    assert worker.returncode == 143
+    assert state_of(trainloom, key) == "finished"
 
 
 def test_a_reader_that_leaves_is_no_error(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:

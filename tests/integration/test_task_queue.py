@@ -1,4 +1,4 @@
-"""States of tasks, short keys and the queue, on both backends."""
+"""States of tasks, who trains them, short keys and the queue, on both backends."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from pipeline import task_queue, task_states
-from pipeline.queue import enqueue
+from pipeline.live_workers import live_workers, seconds_left
+from pipeline.queue import Claim, Queue, Worker, enqueue
 from pipeline.short_keys import full_key
 from pipeline.task_states import TASK_KEY, State
+from schemas.attempt import Attempt, Blame, Outcome
 from schemas.model_config import ModelConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
@@ -20,74 +22,193 @@ from tests.integration.digits_tasks import insert_tasks, train, training
 GONE = 2**22 + 1  # no process has it: pid_max is at most 2**22 (proc(5))
 
 
-def reserve(key: str, **holder: Any) -> None:
+@pytest.fixture
+def queue(session: Any) -> Queue:
+    return Queue(TrainingResult(), Worker("a GPU", name="ours"))
+
+
+def claim(key: str, worker: Worker | None = None) -> Claim:
     """Let a worker hold a task."""
     enqueue(TrainingResult(), ({TASK_KEY: key},))
-    jobs = TrainingResult().jobs
-    assert jobs.reserve({TASK_KEY: key})
-    if holder:
-        jobs.update1({TASK_KEY: key, **holder})
+    claimed = Queue(TrainingResult(), worker).claim(keys=[key])
+    assert claimed is not None
+    return claimed
+
+
+def fail(key: str, delay: float | None) -> None:
+    """Let the training of a task fail; `delay` as in `Queue.release`."""
+    held = claim(key)
+    Queue(TrainingResult()).release(held, Outcome.FAILED, error="it went wrong", blame=Blame.TASK, delay=delay)
 
 
 def states() -> dict[str, str]:
     return {row["task"]: row["state"] for row in task_states.rows()}
 
 
+def outcomes() -> list[str]:
+    return [row["attempt_outcome"] for row in Attempt().to_dicts(order_by="attempt_start")]
+
+
+def insert(session: Any, count: int) -> list[str]:
+    return [key[TASK_KEY] for key in insert_tasks(session, training(), seeds=range(count))]
+
+
+def insert_successor(key: str) -> str:
+    """A task that starts from the weights of another one."""
+    row = (TrainingTask() & {TASK_KEY: key}).proj(..., "-priority", "-training_task_time", "-code_version").fetch1()
+    del row[TASK_KEY]
+    (successor,) = TrainingTask().insert_tuples({**row, "warm_start": key})
+    return str(successor[TASK_KEY])
+
+
 def test_every_state_is_told(session: Any) -> None:
-    keys = [key[TASK_KEY] for key in insert_tasks(session, training(), seeds=range(5))]
+    keys = insert(session, 6)
+    keys.append(insert_successor(keys[5]))
     train({TASK_KEY: keys[0]})
     task_queue.cancel([keys[1]])
-    reserve(keys[2])
-    enqueue(TrainingResult(), ({TASK_KEY: keys[3]},))
-    TrainingResult().jobs.error({TASK_KEY: keys[3]}, error_message="it went wrong")
-    expected = [State.FINISHED, State.IGNORE, State.RESERVED, State.ERROR, State.PENDING]
+    claim(keys[2])
+    fail(keys[3], delay=None)
+    fail(keys[4], delay=1000)
+    expected = [
+        State.FINISHED,
+        State.CANCELLED,
+        State.RUNNING,
+        State.ERROR,
+        State.RETRY,
+        State.PENDING,
+        State.WAITING,
+    ]
     assert states() == dict(zip(keys, expected, strict=True))
     assert task_states.count() == dict.fromkeys(State, 1)
-    assert task_states.count(TrainingTask() & "seed < 2")[State.PENDING] == 0
+    assert task_states.count(TrainingTask() & "seed < 5")[State.PENDING] == 0
 
-    failed = task_states.rows(state=State.ERROR)
-    assert [(row["task"], row["message"]) for row in failed] == [(keys[3], "it went wrong")]
-    held = task_states.rows(TrainingTask() & "seed > 0", state=State.RESERVED)
-    assert [(row["host"], row["pid"]) for row in held] == [(platform.node(), os.getpid())]
-    assert [row["test_score"] is not None for row in task_states.rows(state=State.FINISHED)] == [True]
+    failed = {row["task"]: row for row in task_states.rows(states=(State.ERROR, State.RETRY))}
+    assert {key: (row["attempts"], row["message"]) for key, row in failed.items()} == {
+        keys[3]: (1, "it went wrong"),
+        keys[4]: (1, "it went wrong"),
+    }
+    assert [row["test_score"] is not None for row in task_states.rows(states=(State.FINISHED,))] == [True]
     assert len(task_states.rows(limit=2)) == 2
+    train({TASK_KEY: keys[5]})
+    assert states()[keys[6]] == State.PENDING
 
 
-def test_nothing_is_cancelled_if_one_cannot_be(session: Any) -> None:
-    keys = [key[TASK_KEY] for key in insert_tasks(session, training(), seeds=range(2))]
-    reserve(keys[1])
-    with pytest.raises(task_queue.TaskInUse, match="is being trained by process"):
-        task_queue.cancel(keys)
-    assert states() == {keys[0]: State.PENDING, keys[1]: State.RESERVED}
+def test_a_live_worker_is_shown_with_its_progress(session: Any, queue: Queue) -> None:
+    (key,) = insert(session, 1)
+    held = claim(key, queue.worker)
+    assert [(row["host"], row["pid"]) for row in live_workers()] == [(platform.node(), os.getpid())]
+    update = f"UPDATE {queue.full_names[1]} SET "
+    later = "attempt_epoch = 1, attempt_step = 7, attempt_loss = 0.5, attempt_start = '2024-01-01'"
+    session.connection.query(f"{update} {later} WHERE attempt_id = '{held.attempt}'")
+    (row,) = live_workers()
+    assert (row["task"], row["worker"], row["device"]) == (key, "ours", "a GPU")
+    assert (row["epoch"], row["epoch_limit"], row["step"], row["loss"]) == (1, 1, 7, 0.5)
+    assert row["seconds"] > 1e6 and row["seconds_left"] == 0
+    assert 0 <= row["beat_seconds"] < 1e4
+    queue.release(held, Outcome.PREEMPTED)
+    assert live_workers() == []
 
 
-def test_a_task_is_taken_from_a_worker_only_if_that_has_gone(session: Any) -> None:
-    keys = [key[TASK_KEY] for key in insert_tasks(session, training(), seeds=range(3))]
-    reserve(keys[0])
-    reserve(keys[1], pid=GONE)
-    reserve(keys[2], host="elsewhere", pid=GONE)
-    for key in (keys[0], keys[2]):
-        with pytest.raises(task_queue.TaskInUse, match="--force"):
-            task_queue.check_retrain([key])
-        assert task_queue.check_retrain([key], force=True) == []
+@pytest.mark.parametrize(
+    ("epoch", "begun", "left"), [(0, 0, None), (5, 0, 10.0), (5, 4, 50.0), (4, 4, None), (None, 0, None)]
+)
+def test_the_time_left_goes_by_the_epochs_of_this_attempt(epoch: int | None, begun: int, left: float | None) -> None:
+    assert seconds_left(10.0, epoch, 10, begun) == left
+
+
+@pytest.mark.feature("S4")
+def test_a_cancelled_task_is_taken_from_its_worker(session: Any, queue: Queue) -> None:
+    keys = insert(session, 3)
+    held = claim(keys[1])
+    assert task_queue.cancel(keys[:2]) == [keys[1]]
+    assert states() == {keys[0]: State.CANCELLED, keys[1]: State.CANCELLED, keys[2]: State.PENDING}
+    assert outcomes() == ["cancelled"]
+    assert not queue.release(held, Outcome.PREEMPTED)
+    assert queue.claim(keys=keys[:2]) is None
+
+    train({TASK_KEY: keys[2]})
+    task_queue.retry(keys[:1])
+    with pytest.raises(task_queue.TaskInUse, match="is finished"):
+        task_queue.cancel([keys[0], keys[2]])
+    assert states()[keys[0]] == State.PENDING
+
+
+@pytest.mark.parametrize("delay", [None, 1000.0])
+def test_a_task_that_is_retried_is_due_and_its_attempts_count_anew(
+    session: Any, queue: Queue, delay: float | None
+) -> None:
+    (key,) = insert(session, 1)
+    fail(key, delay)
+    assert len(queue.blamed(key)) == 1
+    task_queue.retry([key])
+    assert states() == {key: State.PENDING}
+    assert queue.blamed(key) == []
+    train()
+    assert outcomes() == ["failed", "finished"]
+    with pytest.raises(task_queue.TaskInUse, match="retrain"):
+        task_queue.retry([key])
+
+
+def test_a_task_that_runs_is_not_retried(session: Any) -> None:
+    (key,) = insert(session, 1)
+    claim(key)
+    with pytest.raises(task_queue.TaskInUse, match=f"is being trained by process {os.getpid()}"):
+        task_queue.retry([key])
+
+
+def test_a_priority_changes_the_order_and_harms_no_training(session: Any, queue: Queue) -> None:
+    keys = insert(session, 3)
+    held = claim(keys[2], queue.worker)
+    enqueue(TrainingResult())
+    task_queue.prioritize([keys[2]], 9)
+    task_queue.prioritize([keys[1]], 1)
+    assert [(TrainingTask() & {TASK_KEY: key}).fetch1("priority") for key in keys] == [5, 1, 9]
+    assert (queue.jobs & {TASK_KEY: keys[2]}).fetch1("status", "priority") == ("reserved", 9)
+    assert queue.claim().key == {TASK_KEY: keys[1]}
+    assert queue.release(held, Outcome.PREEMPTED)
+
+
+def test_what_was_broken_is_queued_again(session: Any) -> None:
+    keys = insert(session, 4)
+    claim(keys[0])
+    claim(keys[1], Worker(pid=GONE))
+    claim(keys[2], Worker(host="elsewhere", pid=GONE))
+    fail(keys[3], delay=None)
     task_queue.requeue_broken(keys)
-    assert states() == {keys[0]: State.RESERVED, keys[1]: State.PENDING, keys[2]: State.RESERVED}
+    assert states() == {
+        keys[0]: State.RUNNING,
+        keys[1]: State.PENDING,
+        keys[2]: State.RUNNING,
+        keys[3]: State.PENDING,
+    }
 
 
 def test_training_again_deletes_the_result_with_its_parts(session: Any) -> None:
-    (key,) = insert_tasks(session, training())
+    (key,) = insert(session, 1)
     train()
-    assert task_queue.check_retrain([key[TASK_KEY]]) == [key[TASK_KEY]]
-    task_queue.retrain([key[TASK_KEY]])
+    assert task_queue.check_retrain([key]) == [key]
+    task_queue.retrain([key])
     parts = (TrainingResult, TrainingResult.Metric, TrainingResult.Artifact, TrainingResult.Provenance)
     assert [len(table()) for table in parts] == [0, 0, 0, 0]
-    assert states() == {key[TASK_KEY]: State.PENDING}
+    assert states() == {key: State.PENDING}
     train()
-    assert states() == {key[TASK_KEY]: State.FINISHED}
+    assert states() == {key: State.FINISHED}
+
+
+def test_training_again_stops_what_runs_only_if_told_to(session: Any, queue: Queue) -> None:
+    (key,) = insert(session, 1)
+    held = claim(key)
+    with pytest.raises(task_queue.TaskInUse, match="--force"):
+        task_queue.check_retrain([key])
+    assert task_queue.check_retrain([key], force=True) == []
+    task_queue.retrain([key])
+    assert states() == {key: State.PENDING}
+    assert outcomes() == ["cancelled"]
+    assert not queue.release(held, Outcome.PREEMPTED)
 
 
 def test_short_keys_name_rows(session: Any) -> None:
-    (task,) = insert_tasks(session, training())
+    (task,) = insert(session, 1)
     model = ModelConfig().fetch1("model_config_md5_hash")
-    assert full_key(TrainingTask, task[TASK_KEY][:8]) == task[TASK_KEY]
+    assert full_key(TrainingTask, task[:8]) == task
     assert full_key(ModelConfig, model[:4].upper()) == full_key(ModelConfig, model) == model
