@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from datajoint import blob
 from datajoint.condition import AndList, Not
-from datajoint.errors import LostConnectionError
+from datajoint.errors import DuplicateError, LostConnectionError
 
 from schemas.attempt import Attempt, Blame, Outcome
 
@@ -120,8 +120,31 @@ class Queue:
         unique = keys is not None or bool(without)  # a statement for each number of keys: not worth preparing
         run = self.connection.query if unique else self.connection.query_repeatedly
         take = self._take_at_once if self._postgres else self._take_in_steps
-        key = untangled(lambda: take(picks, attempt, run))
+        opened = self.connection.connection_id
+        try:
+            key = self._transact(lambda: take(picks, attempt, run))
+        except DuplicateError:  # of the attempt's id, where the claim was made already
+            if self.connection.connection_id == opened:
+                raise
+            key = None
+        if self.connection.connection_id != opened:  # the answer may have been lost, and another try have read this
+            key = self._key_of(attempt)
         return None if key is None else Claim({self._key: key}, attempt)
+
+    def _transact(self, transact: Callable[[], T]) -> T:
+        """Run a transaction that does no harm a second time; again where a deadlock or a lost connection undid it."""
+        for remaining in reversed(range(PUBLISH_TRIES)):
+            try:
+                return untangled(transact)
+            except LostConnectionError:
+                if not (remaining and self.connection.is_connected):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _key_of(self, attempt: str) -> str | None:
+        """The key that was claimed under an attempt id, if one was."""
+        rows = (Attempt() & {"attempt_id": attempt}).proj("attempt_key").to_dicts()
+        return rows[0]["attempt_key"] if rows else None
 
     def _pick(self, where: str, order: tuple[str, ...] = (), index: str = "") -> str:
         """Lock the first job that nobody else has locked."""
@@ -317,7 +340,7 @@ class Queue:
                     self._end_attempt(claim.attempt, outcome, error, stack, blame)
             return bool(held)
 
-        return untangled(give_back)
+        return self._transact(give_back)
 
     # Leases
 
@@ -367,7 +390,7 @@ class Queue:
                     )
             return list(found)
 
-        return [str(key) for key, _ in untangled(give_back)]
+        return [str(key) for key, _ in self._transact(give_back)]
 
     def set_aside(self, key: str, message: str) -> None:
         """Make a waiting job an error, which nobody takes."""
@@ -424,7 +447,8 @@ class Queue:
         return f"{self._q['reserved_time']} < CURRENT_TIMESTAMP(3) - {age}"
 
     def withdraw(self, claim: Claim) -> None:
-        """End an attempt whose job was cancelled or whose task was deleted: the job, if there is one, is left alone."""
+        """End an attempt whose job was cancelled, or whose task was deleted, if nobody has ended it yet; the job, if
+        there is one, is left alone."""
         self._end_attempt(claim.attempt, Outcome.CANCELLED, "", None, Blame.NOBODY)
 
     def _end_attempt(self, attempt: str, outcome: Outcome, error: str, stack: str | None, blame: Blame) -> None:
@@ -454,12 +478,16 @@ class Queue:
 
     def drop(self, claim: Claim, reason: str) -> None:
         """Remove a job that has nothing left to do: its result is there, or its task is gone."""
-        with self.connection.transaction:
-            gone = self.connection.query(
-                f"DELETE FROM {self._jobs} WHERE {self._held()}", args=(claim.key[self._key], claim.attempt)
-            ).rowcount
-            if gone:
-                self._end_attempt(claim.attempt, Outcome.CANCELLED, reason, None, Blame.NOBODY)
+
+        def remove() -> None:
+            with self.connection.transaction:
+                gone = self.connection.query(
+                    f"DELETE FROM {self._jobs} WHERE {self._held()}", args=(claim.key[self._key], claim.attempt)
+                ).rowcount
+                if gone:
+                    self._end_attempt(claim.attempt, Outcome.CANCELLED, reason, None, Blame.NOBODY)
+
+        self._transact(remove)
 
     def _outcome(self, claim: Claim) -> str | None:
         rows = (Attempt() & {"attempt_id": claim.attempt}).proj("attempt_outcome").to_dicts()

@@ -215,9 +215,10 @@ class TaskRunner:
         resources: ExitStack,
         offered: dict[str, Any],
     ) -> Any:
-        """The trainer of a task; `resources` closes its loaders and gives its data file back to the node's cache."""
+        """The trainer of a task; `resources` closes its loaders and gives its data file back to the node's cache, and
+        the attempt that `offered` may hold waits for a store that is away."""
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
-        directory = self._data_directory(training, folders, cache)
+        directory = self._patiently(offered.get("stop"), lambda: self._data_directory(training, folders, cache))
         workers = self._settings.num_workers if num_workers is None else num_workers
         loaders = {}
         for tier in TIERS:
@@ -282,7 +283,7 @@ class TaskRunner:
             code = provenance.code_digest(training.classes())
             keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store, code)
             offered["checkpoints"] = keeper
-            content = keeper.load()
+            content = self._patiently(attempt, keeper.load)
             if content is not None:
                 pinned = checkpoint.read_header(content).numerics
                 for name, (recorded, here) in numerics.pin(pinned).items():
@@ -291,22 +292,26 @@ class TaskRunner:
         if training.initial_weights:
             path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._store.download(parse_address(training.initial_weights), path)
+            self._patiently(attempt, lambda: self._store.download(parse_address(training.initial_weights), path))
             resources.callback(path.unlink, missing_ok=True)
             offered["initial_weights"] = str(path)
         return offered, settled
 
-    def _patiently(self, attempt: RunningAttempt | None, upload: Callable[[], T]) -> T:
-        """Try an upload again while the store is away: the training is done, and only its result is missing."""
+    def _patiently(self, attempt: RunningAttempt | None, use: Callable[[], T]) -> T:
+        """Use the store; in an attempt again and again while it is away.
+
+        Past the limit the attempt ends as if it had been told to stop: nothing is wrong with its task, and its
+        checkpoint stays on this node.
+        """
         deadline, delay = time.monotonic() + self._settings.store_away_seconds, FIRST_DELAY
         while True:
             try:
-                return upload()
+                return use()
             except StoreUnavailable as error:
-                if attempt is not None and attempt.requested:
-                    raise Stopped from error
-                if time.monotonic() > deadline:
+                if attempt is None:
                     raise
+                if attempt.requested or time.monotonic() > deadline:
+                    raise Stopped(f"The attempt ends while the store is away: {error}") from error
                 logger.warning("%s; trying again in %.0f s", error, delay)
                 time.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)

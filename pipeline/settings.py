@@ -19,7 +19,7 @@ LOCAL_FOLDER = "trainloom.d"
 SYSTEM_FOLDER = Path("/etc/trainloom")
 FILE_SUFFIXES = (".yaml", ".yml", ".json")  # JSON is YAML
 # Not settings of a project but switches of this package and its tools, under the same prefix.
-OTHER_VARIABLES = frozenset({"TRAINLOOM_HOME", "TRAINLOOM_DEBUG", "TRAINLOOM_CONFIG"})
+OTHER_VARIABLES = frozenset({"TRAINLOOM_HOME", "TRAINLOOM_DEBUG", "TRAINLOOM_CONFIG", "TRAINLOOM_POD"})
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 

@@ -179,9 +179,11 @@ class Worker:
             logger.warning("%s", error)
             self._give_up(running)
         except Exception as error:
-            running.close(published=False, wait_s=grace)
             if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
+                running.close(published=False, wait_s=grace)
                 self._fail(claim, error)
+            else:
+                running.give_up(obsolete=True)
         except BaseException:
             self.queue.release(claim, Outcome.PREEMPTED)
             running.close(published=False, wait_s=0.0)
@@ -205,9 +207,13 @@ class Worker:
             self._stop.polled = True
 
     def _give_up(self, running: RunningAttempt) -> None:
-        """Leave a job to whoever has it now."""
-        key = running.claim.key
-        running.give_up(obsolete=key in self._table or not self._table.key_source & key)
+        """Leave a job to whoever has it now, or remove it where nothing is left to do."""
+        claim = running.claim
+        obsolete = claim.key in self._table or not self._table.key_source & claim.key
+        if obsolete:
+            self.queue.drop(claim, "its result was there already, or its task was deleted")
+        self.queue.withdraw(claim)
+        running.give_up(obsolete=obsolete)
 
     def _settle_stopped(self, running: RunningAttempt) -> None:
         """A training ended early: for a signal, since its lease was lost, or since it was cancelled."""
@@ -216,6 +222,7 @@ class Worker:
             self.queue.withdraw(running.claim)
             logger.warning("%s was taken out of the queue while it was trained", running.claim.key)
         elif not self.queue.release(running.claim, Outcome.PREEMPTED):
+            self.queue.withdraw(running.claim)
             logger.warning("%s was taken by another worker", running.claim.key)
         self._stop.raise_if_requested()
 

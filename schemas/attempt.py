@@ -55,5 +55,4 @@ class Attempt(Connected, dj.Manual):
     attempt_error        : varchar(2047)
     attempt_stack=null   : <blob>         # the traceback
     INDEX (attempt_key, attempt_start)
-    INDEX (attempt_outcome, attempt_beat)
     """

@@ -78,7 +78,7 @@ class Moody(SimpleMLP):
         return super().forward(x)
 """
 # A training that is not done before it is stopped.
-LONG = {"batch_size": 64, "epoch_limit": 1000000, "trainer_class_params": {"parameter_history": False}}
+LONG = {"batch_size": 64, "epoch_limit": 10000, "trainer_class_params": {"parameter_history": False}}
 WORKER = [sys.executable, "-m", "pipeline.cli.main", "worker"]
 
 

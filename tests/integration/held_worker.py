@@ -9,6 +9,7 @@ import json
 import logging
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import time
@@ -22,6 +23,8 @@ MONGO_TIMEOUT = 300  # ms to find a server, so that one that is away is noticed 
 LACK_DELAY = 0.2  # s before a task is offered again that a worker could not serve
 PRELOADED = ["schemas", "trainloom", "pipeline.session", "trainers.nn_trainer", "datasets_impl.hdf5", "pymongo"]
 
+PATHS = [*sys.path]  # before any test adds to them: a process that is started takes over those of its parent
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
 
@@ -33,14 +36,16 @@ class HeldWorker:
     ----------
     stage : one of `STAGES`, or None for a worker that waits nowhere.
     log : its standard output and error; what `populate` returned is the last line.
+    host : the name of its machine.
     environment : variables beside those of this process that begin with ``TRAINLOOM_``.
     """
 
-    def __init__(self, stage: str | None, log: Path, **environment: str) -> None:
+    def __init__(self, stage: str | None, log: Path, host: str = "", **environment: str) -> None:
         self.log = log
         variables = {name: value for name, value in os.environ.items() if name.startswith("TRAINLOOM_")}
         self._channel, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_work, args=(theirs, stage, log, {**variables, **environment}))
+        told = (theirs, stage, log, host, PATHS, {**variables, **environment})
+        self.process = CONTEXT.Process(target=_work, args=told)
         self.process.start()
         theirs.close()
 
@@ -176,8 +181,12 @@ STAGES: Mapping[str, Callable[[Hold], None]] = {
 }
 
 
-def _work(channel: Connection, stage: str | None, log: Path, environment: dict[str, str]) -> None:
-    _settle_in(log, environment)
+def _work(
+    channel: Connection, stage: str | None, log: Path, host: str, paths: list[str], environment: dict[str, str]
+) -> None:
+    settle_in(log, paths, environment)
+    if host:
+        platform.node = lambda: host
     if stage is not None:
         STAGES[stage](Hold(channel))
     from pipeline import session, worker
@@ -195,8 +204,9 @@ def _work(channel: Connection, stage: str | None, log: Path, environment: dict[s
     print(json.dumps(done["success_count"]), flush=True)
 
 
-def _settle_in(log: Path, environment: dict[str, str]) -> None:
+def settle_in(log: Path, paths: list[str], environment: dict[str, str]) -> None:
     """Take over the environment of the test: what was forked has that of the first test."""
+    sys.path[:] = paths
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

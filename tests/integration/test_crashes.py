@@ -1,14 +1,10 @@
-"""A worker dies, is stopped or loses what it needs at every stage of a task: every task gets its one result, bit for bit
-that of an undisturbed training."""
+"""A worker dies, is stopped or loses what it needs at every stage of a task: every task gets its one result, bit for
+bit that of an undisturbed training."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
-import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,121 +14,16 @@ import pytest
 
 from pipeline.services import MongoServer, PostgresServer
 from pipeline.session import Session
-from pipeline.store.interface import parse_address
 from schemas.attempt import Attempt
-from schemas.checkpoint import Checkpoint
 from tests.conftest import BACKENDS
 from tests.integration.held_worker import HeldWorker, awaited
-from tests.integration.test_bad_input import DATASET, TRAINING, write
-from tests.integration.test_connection import KILL, other_connection
-from trainers.nn_trainer import NNTrainer
-from trainloom import DatasetConfig, ModelConfig, TrainingConfig, TrainingResult, TrainingTask, connect
+from tests.integration.small_tasks import STEPS, assert_settled, cut_connections, finish, insert
+from trainloom import TrainingResult
 
-EPOCHS, BATCHES = 3, 4  # of the training tier
-SEEDS = (0, 1)
-STEPS = len(SEEDS) * EPOCHS * BATCHES
-DROPOUT = {
-    "model_class_module_name": "models_impl.simple_mlp",
-    "model_class_name": "SimpleMLP",
-    "model_class_params": {"hidden_size": 8, "dropout": 0.3},
-}
-SHUFFLED = {
-    **TRAINING,
-    "epoch_limit": EPOCHS,
-    "trainer_class_params": {"checkpoint_epochs": 1, "metrics": ["accuracy"]},
-}
-LEASE = 2.5  # s; short where a test waits for its end
+pytestmark = pytest.mark.usefixtures("impatience")
+
 LONG_LEASE = {"TRAINLOOM_LEASE_SECONDS": "30"}  # s; where it must not end while a server starts
-OTHERS = {
-    "postgresql": "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'",
-    "mysql": "SELECT id FROM information_schema.processlist WHERE user = 'root'",
-}
 FILLER = "filler"
-
-
-def insert(session: Session, seeds: Any = SEEDS, model: dict[str, Any] = DROPOUT) -> list[dict[str, str]]:
-    """Small tasks with shuffling, dropout and a checkpoint after every epoch."""
-    write(session.folders.dataset_dir / "data.h5")
-    return TrainingTask().insert_grid(
-        DatasetConfig().insert_tuples(DATASET),
-        ModelConfig().insert_tuples(model),
-        TrainingConfig().insert_tuples(SHUFFLED),
-        seeds=seeds,
-    )
-
-
-def result(key: dict[str, str]) -> dict[str, Any]:
-    """All of a result that must be the same whatever happened."""
-    row = (TrainingResult() & key).fetch1()
-    for name in ("duration", "utc_insert_time"):
-        del row[name]
-    metrics = (TrainingResult.Metric() & key).to_dicts(order_by="metric_name")
-    return {**row, "metrics": metrics, "artifacts": (TrainingResult.Artifact() & key).to_dicts()}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(server_home: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The results of trainings to which nothing happens, by task: keys are made of contents, so every project has the
-    same."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "datasets").mkdir()
-    project = f"u{uuid.uuid4().hex[:12]}"
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("TRAINLOOM_HOME", str(server_home.path))
-        with connect(
-            project=project,
-            mongo_database=project,
-            dataset_dir=folder / "datasets",
-            dataset_cache_dir=folder / "cache",
-            model_save_dir=folder / "models",
-            torch_threads=1,
-        ) as session:
-            keys = insert(session)
-            TrainingResult().populate(reserve_jobs=True)
-            return {key["training_task_md5_hash"]: result(key) for key in keys}
-
-
-@pytest.fixture(autouse=True)
-def impatience(project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {
-        "HEARTBEAT_SECONDS": 0.3,
-        "LEASE_SECONDS": LEASE,
-        "RETRY_SECONDS": 0.2,
-        "STORE_AWAY_SECONDS": 60,
-        "RECONNECT_SECONDS": 60,
-    }.items():
-        monkeypatch.setenv(f"TRAINLOOM_{name}", str(value))
-
-
-@pytest.fixture
-def hold(tmp_path: Path) -> Iterator[Callable[..., HeldWorker]]:
-    """Starts a worker; returns it when it waits at its stage."""
-    started: list[HeldWorker] = []
-
-    def start(stage: str | None, **environment: str) -> HeldWorker:
-        worker = HeldWorker(stage, tmp_path / f"worker-{len(started)}.log", **environment)
-        started.append(worker)
-        if stage is not None:
-            worker.await_stage()
-        return worker
-
-    yield start
-    for worker in started:
-        worker.close()
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for every batch that this process trains."""
-    taken: list[int] = []
-    step = NNTrainer._step
-
-    def counted(self: Any, *batch: Any) -> Any:
-        taken.append(1)
-        return step(self, *batch)
-
-    monkeypatch.setattr(NNTrainer, "_step", counted)
-    return taken
 
 
 @pytest.fixture
@@ -149,37 +40,6 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def outcomes() -> Counter[str]:
-    return Counter(row["attempt_outcome"] for row in Attempt().proj("attempt_outcome").to_dicts())
-
-
-def finish(keys: list[dict[str, str]]) -> None:
-    """Another worker, this process, computes whatever is left."""
-
-    def done() -> bool:
-        TrainingResult().populate(reserve_jobs=True, suppress_errors=True)
-        return all(key in TrainingResult() for key in keys)
-
-    awaited(done, lambda: f"jobs {TrainingResult().jobs.to_dicts()}, attempts {Attempt().to_dicts()}")
-
-
-def assert_settled(session: Session, keys: list[dict[str, str]], undisturbed: dict[str, Any]) -> None:
-    """Every task has one result, the undisturbed one, whole; nothing is stuck or half-written."""
-    for key in keys:
-        found = result(key)
-        assert found == undisturbed[key["training_task_md5_hash"]]
-        assert len(found["artifacts"]) == len(TrainingResult.Provenance() & key) == 1
-        assert session.store.get_bytes(parse_address(found["model_save_path"]))  # verified while it is read
-        finished = Attempt() & {"attempt_key": key["training_task_md5_hash"]} & "attempt_outcome = 'finished'"
-        assert len(finished) == 1
-    assert len(TrainingResult()) == len(keys)
-    assert TrainingResult().jobs.to_dicts() == []
-    assert outcomes()["running"] == 0
-    assert len(Attempt() & "attempt_end IS NULL") == 0
-    assert list(session.folders.model_save_dir.parent.rglob(".unfinished*")) == []
-    assert list(session.folders.model_save_dir.rglob("*.checkpoint")) == []
-
-
 @dataclass
 class Cell:
     """One square of the matrix: a worker that waits at a stage, and all around it."""
@@ -188,20 +48,6 @@ class Cell:
     session: Session
     home: Any
     keys: list[dict[str, str]]
-
-
-def cut_connections(session: Session) -> None:
-    """Kill every connection to the database but this session's."""
-    other = other_connection(session)
-    backend = other.adapter.backend
-    spared = {other.connection_id, session.connection.connection_id}
-    for (number,) in other.query(OTHERS[backend]).fetchall():
-        if number not in spared:
-            try:
-                other.query(KILL[backend] % number)
-            except Exception as error:  # it has ended by itself meanwhile
-                assert "Unknown thread id" in str(error)
-    other.close()
 
 
 def sigkill(cell: Cell) -> None:
