@@ -78,7 +78,12 @@ class Moody(SimpleMLP):
         return super().forward(x)
 """
 # A training that is not done before it is stopped.
-LONG = {"batch_size": 64, "epoch_limit": 10000, "trainer_class_params": {"parameter_history": False}}
+LONG = {
+    "batch_size": 64,
+    "epoch_limit": 100_000,
+    "trainer_class_params": {"parameter_history": False},
+    "optimizer_class_params": {},
+}
 WORKER = [sys.executable, "-m", "pipeline.cli.main", "worker"]
 
 
@@ -407,7 +412,11 @@ def test_results_of_code_that_has_changed_are_named(
 def working(line: str, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A worker as a process of its own, in a group of its own, when it has printed the line."""
     with subprocess.Popen(
-        [*WORKER, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*WORKER, "--wait", "0", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as worker:
         assert worker.stdout is not None
         assert line + "\n" in worker.stdout

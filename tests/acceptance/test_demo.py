@@ -74,7 +74,10 @@ def test_demo_is_interrupted_goes_on_and_trains_nothing_twice(folder: Path, trai
     states = json.loads(trainloom("status", "--json").stdout)["tasks"]
     finished = states["finished"]
     assert 1 <= finished < 8
-    assert states == {"pending": 8 - finished, "reserved": 0, "error": 0, "ignore": 0, "finished": finished}
+    assert {state: number for state, number in states.items() if number} == {
+        "pending": 8 - finished,
+        "finished": finished,
+    }
 
     second = trainloom("demo").stdout
     assert f"Training {8 - finished} task" in second
