@@ -30,9 +30,7 @@ def scratch_mariadb() -> Iterator[str]:
         address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s"]
         with open(Path(folder, "log"), "wb") as log:
             server = subprocess.Popen(
-                [str(SERVER), *common, *address, "--character-set-server=utf8mb4", "--user=root"],
-                stdout=log,
-                stderr=log,
+                [str(SERVER), *common, *address, "--character-set-server=utf8mb4", "--user=root"], stdout=log, stderr=log
             )
         try:
             _await(server, port, Path(folder, "log"))

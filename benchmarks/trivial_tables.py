@@ -1,4 +1,4 @@
-"""Computed tables whose rows cost nothing, for our queue and for DataJoint's, beside a project's tables."""
+"""A computed table whose rows cost nothing, once for our queue and once for DataJoint's, beside a project's tables."""
 
 from __future__ import annotations
 
@@ -24,8 +24,34 @@ class Item(dj.Manual):
     """
 
 
-class Trivial:
-    """What the tables have in common."""
+@scratch
+class Ours(dj.Computed):
+    """Made by our workers."""
+
+    definition = """
+    -> Item
+    ---
+    made_value : int32
+    """
+    attempt: Any = None  # set by the worker while a row is made
+
+    @property
+    def key_source(self) -> Any:
+        return Item()
+
+    def make_fetch(self, key: dict[str, Any]) -> tuple[()]:
+        return ()
+
+    def make_compute(self, key: dict[str, Any]) -> tuple[int]:
+        return (1,)
+
+    def make_insert(self, key: dict[str, Any], value: int) -> None:
+        self.insert1({**key, "made_value": value})
+
+
+@scratch
+class Stock(dj.Computed):
+    """Made by DataJoint's `populate`."""
 
     definition = """
     -> Item
@@ -37,56 +63,20 @@ class Trivial:
     def key_source(self) -> Any:
         return Item()
 
-
-class InThreeParts(Trivial):
-    """Made by our workers."""
-
-    attempt: Any = None  # set by the worker while a row is made
-
-    def make_fetch(self, key: dict[str, Any]) -> tuple[()]:
-        return ()
-
-    def make_compute(self, key: dict[str, Any]) -> tuple[int]:
-        return (1,)
-
-    def make_insert(self: Any, key: dict[str, Any], value: int) -> None:
-        self.insert1({**key, "made_value": value})
-
-
-@scratch
-class Ours(InThreeParts, dj.Computed):
-    """With a short queue."""
-
-
-@scratch
-class Crowded(InThreeParts, dj.Computed):
-    """With a long queue."""
-
-
-@scratch
-class Stock(Trivial, dj.Computed):
-    """Made by DataJoint's `populate`."""
-
     def make(self, key: dict[str, Any]) -> None:
         self.insert1({**key, "made_value": 1})
 
 
 def activate(connection: Any) -> None:
-    """Bind the tables to a session's connection, anew for each session; the first one declares them, before others
-    come."""
-    scratch.database = None
-    for table in (Ours, Crowded, Stock):
-        table._jobs = None
+    """Bind the tables to a connection; the first one declares them, before others come."""
     scratch.activate(SCHEMA, connection=connection)
-    for table in (Ours(), Crowded()):
-        declare_indexes(table)
+    declare_indexes(Ours())
 
 
 def fill(table: Any, count: int) -> None:
-    """Take away what a table has made, and queue it again; `count` is how many jobs it has altogether, always the
-    same."""
+    """Queue so many jobs for a table that has made nothing yet."""
     connection = table.connection
-    for emptied in (table, Attempt()):
+    for emptied in (table, table.jobs, Attempt()):
         connection.query(f"TRUNCATE TABLE {emptied.full_table_name}")
     first = len(Item())
     if first < count:

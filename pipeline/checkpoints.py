@@ -136,8 +136,7 @@ class CheckpointKeeper:
         self._unrecorded.clear()
         self._uploader.uploaded.clear()
         try:
-            recorded = self._ledger.newest_first() if self._recorded is None else self._recorded
-            for found in (*recorded, *unrecorded):
+            for found in (*self._ledger.newest_first(), *unrecorded):
                 self._ledger.forget(found.sha256)
                 self._store.delete(found.sha256)
         except (DatabaseUnavailable, StoreError) as error:

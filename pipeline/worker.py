@@ -201,12 +201,7 @@ class Worker:
             fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
             computed = self._table.make_compute(dict(claim.key), *fetched)
             self._stop.polled = True
-
-            def insert() -> None:
-                insert_result(self._table, claim.key, fetched, computed, make_kwargs)
-                running.forget_checkpoints()
-
-            self.queue.publish(claim, insert)
+            self.queue.publish(claim, lambda: insert_result(self._table, claim.key, fetched, computed, make_kwargs))
         finally:
             self._table.attempt = None
             self._stop.polled = True
