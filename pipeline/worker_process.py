@@ -197,8 +197,8 @@ def _siblings() -> list[int]:
 
 
 def _hear_once() -> None:
-    """Ignore further SIGTERM after the first one: where a whole group of processes is stopped, this one gets it from
-    there and from its parent, and a parent that wants the end at once kills it."""
+    """Ignore SIGINT, which is the parent's, and further SIGTERM after the first one: where a whole group of processes is
+    stopped, this one gets it from there and from its parent, and a parent that wants the end at once kills it."""
     first = signal.getsignal(signal.SIGTERM)
     assert callable(first), "StopSignal listens"
 
@@ -207,6 +207,7 @@ def _hear_once() -> None:
         first(number, frame)
 
     signal.signal(signal.SIGTERM, hear)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _follow_parent(grace: float) -> None:
