@@ -197,8 +197,8 @@ def _siblings() -> list[int]:
 
 
 def _hear_once() -> None:
-    """Ignore SIGINT, which is the parent's, and further SIGTERM after the first one: where a whole group of processes is
-    stopped, this one gets it from there and from its parent, and a parent that wants the end at once kills it."""
+    """Ignore SIGINT, which is the parent's, and further SIGTERM after the first one: where a whole group of processes
+    is stopped, this one gets it from there and from its parent, and a parent that wants the end at once kills it."""
     first = signal.getsignal(signal.SIGTERM)
     assert callable(first), "StopSignal listens"
 
