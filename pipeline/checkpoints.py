@@ -49,6 +49,8 @@ class CheckpointKeeper:
         self._unrecorded: deque[Recorded] = deque()
         self._recorded: list[Recorded] | None = None  # None: not asked yet
         self._retention = DEFAULT_RETENTION
+        self._peeked = False
+        self._ahead: bytes | None = None  # what was peeked at
 
     @property
     def store_away_s(self) -> float:
@@ -62,6 +64,17 @@ class CheckpointKeeper:
             StoreUnavailable: it lies in the store, which cannot be reached: an older one would lose what is there.
             DatabaseUnavailable: the ledger cannot be read.
         """
+        content, self._peeked, self._ahead = self.peek(), False, None
+        return content
+
+    def peek(self) -> bytes | None:
+        """What `load` will return, read once for both; raises as it does."""
+        if not self._peeked:
+            self._ahead = self._newest_whole()
+            self._peeked = True
+        return self._ahead
+
+    def _newest_whole(self) -> bytes | None:
         self._folder.clean()
         here = {found.sha256: found for found in self._folder.list()}
         self._recorded = [*self._ledger.newest_first()]
@@ -136,7 +149,8 @@ class CheckpointKeeper:
         self._unrecorded.clear()
         self._uploader.uploaded.clear()
         try:
-            for found in (*self._ledger.newest_first(), *unrecorded):
+            recorded = self._ledger.newest_first() if self._recorded is None else self._recorded
+            for found in (*recorded, *unrecorded):
                 self._ledger.forget(found.sha256)
                 self._store.delete(found.sha256)
         except (DatabaseUnavailable, StoreError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import logging
 import math
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 import torch
 
 from datasets_impl.loaders import build_loader
-from schemas import stored_blob
 from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
@@ -24,7 +22,7 @@ from schemas.training_result import EXTERNAL_STORE
 from trainers import checkpoint, numerics
 from trainers.contract import Stopped
 
-from . import code_changes, plots, provenance, worker
+from . import code_changes, plots, provenance, result_uploads, worker
 from .errors import PipelineError
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
@@ -46,7 +44,6 @@ HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "re
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0  # s between tries to reach a store that is away
 T = TypeVar("T")
-BLOBS = frozenset({*HISTORIES, "model_class_params_history", "code_texts"})
 
 
 @dataclass(frozen=True)
@@ -175,21 +172,34 @@ class TaskRunner:
                 attempt.stop.polled = "stop" in _named(training)  # until then a signal need not wait for anybody to ask
             trainer.train()
             score, metrics = _score(trainer)
-            artifacts = self._patiently(attempt, lambda: self._upload(_weights_path(trainer, folders, training)))
+            blobs = {
+                **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
+                "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
+                "code_texts": made_by.pop("code_texts"),
+            }
+            here = self._takes_blobs(table)
+            artifacts, uploaded = self._patiently(
+                attempt,
+                lambda: result_uploads.upload(
+                    self._store, _weights_path(trainer, folders, training), blobs if here else {}
+                ),
+            )
+        blobs.update(uploaded)
         chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
+        recorded = {
+            **made_by,
+            "code_texts": blobs.pop("code_texts"),
+            "choices": chosen,
+            "notes": _notes(training, artifacts),
+        }
         columns = {
             "test_score": score,
-            **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
-            "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
+            **blobs,
             "model_save_path": self._store.address(artifacts[0]["artifact_sha256"]) if artifacts else "",
             "parameter_count": _parameter_count(trainer),
             "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
             "duration": time.monotonic() - started,
         }
-        recorded = {**made_by, "choices": chosen, "notes": _notes(training, artifacts)}
-        columns, recorded = self._patiently(
-            attempt, lambda: (self._uploaded(table, columns), self._uploaded(table, recorded))
-        )
         return Outcome(columns, metrics, artifacts, recorded)
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
@@ -283,7 +293,7 @@ class TaskRunner:
             code = provenance.code_digest(training.classes())
             keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store, code)
             offered["checkpoints"] = keeper
-            content = self._patiently(attempt, keeper.load)
+            content = self._patiently(attempt, keeper.peek)
             if content is not None:
                 pinned = checkpoint.read_header(content).numerics
                 for name, (recorded, here) in numerics.pin(pinned).items():
@@ -316,29 +326,12 @@ class TaskRunner:
                 time.sleep(delay)
                 delay = min(2 * delay, LONGEST_DELAY)
 
-    def _upload(self, path: Path) -> list[dict[str, Any]]:
-        if not path.is_file():
-            return []
-        stored = self._store.put(path, kind="weights")
-        return [
-            {
-                "artifact_name": "weights",
-                "artifact_sha256": stored.sha256,
-                "artifact_size": stored.size,
-                "artifact_kind": _format_of(path),
-            }
-        ]
-
-    def _uploaded(self, table: Any, row: dict[str, Any]) -> dict[str, Any]:
-        """The row with its blobs put into our store beforehand: nothing slow is left for the insert's transaction."""
-        if table.connection._config.stores[EXTERNAL_STORE]["protocol"] != datajoint_adapter.PROTOCOL:
-            return row
-        return {name: self._put_blob(name, value) if name in BLOBS else value for name, value in row.items()}
-
-    def _put_blob(self, name: str, value: Any) -> stored_blob.Uploaded:
-        content = _packed_texts(tuple(value.items())) if name == "code_texts" else stored_blob.pack(value)
-        stored = self._store.put(content, kind="blob")
-        return stored_blob.Uploaded(stored.sha256, stored.size)
+    @staticmethod
+    def _takes_blobs(table: Any) -> bool:
+        """Whether the histories of this table lie in our store; then nothing slow is left for the insert's
+        transaction."""
+        protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
+        return protocol == datajoint_adapter.PROTOCOL
 
     def _device(self) -> torch.device:
         if self._settings.device == "auto":
@@ -357,22 +350,6 @@ def _named(training: TrainingSpec) -> frozenset[str]:
 def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
     """Where the trainer says that it wrote the best weights; the path it was given where it says nothing."""
     return Path(getattr(trainer, "model_save_path", None) or folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}")
-
-
-@functools.lru_cache(maxsize=16)
-def _packed_texts(texts: tuple[tuple[str, str], ...]) -> bytes:
-    """Packed once: the code of one task is mostly that of the next, and compressing it takes milliseconds."""
-    return stored_blob.pack(dict(texts))
-
-
-def _format_of(path: Path) -> str:
-    """The format of a weights file, by its first bytes: a safetensors file begins with the size of a JSON header,
-    torch.save's is a zip."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head.startswith(b"PK"):
-        return "torch"
-    return "safetensors" if head[8:] == b"{" else "bytes"
 
 
 def _score(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:

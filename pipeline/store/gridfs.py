@@ -6,8 +6,10 @@ The documents are those of the GridFS specification, so that any GridFS tool can
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -16,14 +18,14 @@ from bson import Binary, Int64, ObjectId
 from bson.codec_options import CodecOptions
 from gridfs import GridOut
 from gridfs.errors import CorruptGridFile
-from pymongo import ReturnDocument
+from pymongo import ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from .errors import ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
-from .interface import Store, StoredObject
+from .interface import Store, StoredObject, checked_kind
 from .verifying_reader import VerifyingReader
 
 CHUNK_SIZE = 1 << 20  # bytes in a chunk document; MongoDB allows documents of 16 MiB
@@ -121,6 +123,62 @@ class GridFSStore(Store):
             self._drop_chunks(upload)
         return _stored(published)
 
+    def put_all(self, contents: Sequence[bytes], *, kind: str = "") -> Sequence[str]:
+        """As `Store.put_all`: contents of one chunk in four trips to the server together, instead of three for each."""
+        digests = [hashlib.sha256(content).hexdigest() for content in contents]
+        together = {
+            digest: content
+            for digest, content in zip(digests, contents, strict=True)
+            if 0 < len(content) <= self._chunk_size
+        }
+        for digest, content in zip(digests, contents, strict=True):
+            if digest not in together:
+                self.put(content, kind=kind)
+        self._put_together(together, checked_kind(kind))
+        return digests
+
+    def _put_together(self, contents: Mapping[str, bytes], kind: str) -> None:
+        """Store contents, by sha256, that fill at most one chunk each."""
+        self._ensure_indexes()
+        theirs = {"metadata.sha256": {"$in": [*contents]}}
+        with self._usable():
+            renewed = self._files.update_many(theirs, {"$currentDate": {"metadata.marked": True}})
+            found = self._files.find(theirs, {"metadata.sha256": 1}) if renewed.matched_count else ()
+            present = {document["metadata"]["sha256"] for document in found}
+        uploads = {sha256: ObjectId() for sha256 in contents if sha256 not in present}
+        if not uploads:
+            return
+        chunks = [{"files_id": upload, "n": 0, "data": Binary(contents[sha256])} for sha256, upload in uploads.items()]
+        try:
+            self._insert(chunks)
+        except BaseException:
+            with suppress(StoreError):
+                self._drop_chunks(*uploads.values())
+            raise
+        for sha256 in self._publish_together(uploads, contents, kind):
+            # Another process was faster, or the server broke off: one by one each comes to an end.
+            published = self._publish(uploads[sha256], sha256, len(contents[sha256]), kind)
+            if published["_id"] != uploads[sha256]:
+                self._drop_chunks(uploads[sha256])
+
+    def _publish_together(
+        self, uploads: Mapping[str, ObjectId], contents: Mapping[str, bytes], kind: str
+    ) -> AbstractSet[str]:
+        """Insert the file documents; returns the sha256 of those that were not inserted by this."""
+        updates = [
+            UpdateOne(
+                {"metadata.sha256": sha256}, self._publication(upload, sha256, len(contents[sha256]), kind), upsert=True
+            )
+            for sha256, upload in uploads.items()
+        ]
+        with self._usable():
+            try:
+                result = self._durable_files.bulk_write(updates, ordered=False)
+            except BulkWriteError:
+                return uploads.keys()
+        inserted = set((result.upserted_ids or {}).values())
+        return {sha256 for sha256, upload in uploads.items() if upload not in inserted}
+
     def _write_chunks(self, upload: ObjectId, pieces: Iterator[bytes]) -> None:
         batch: list[dict[str, Any]] = []
         for number, data in enumerate(_chunked(pieces, self._chunk_size)):
@@ -142,8 +200,25 @@ class GridFSStore(Store):
 
     def _publish(self, upload: ObjectId, sha256: str, size: int, kind: str) -> dict[str, Any]:
         """Insert the file document, or renew the mark of the one that is there; returns the document in force."""
+        with self._usable():
+            # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
+            published = self._durable_files.find_one_and_update(
+                {"metadata.sha256": sha256},
+                self._publication(upload, sha256, size, kind),
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        assert published is not None
+        return published
+
+    @property
+    def _durable_files(self) -> Documents:
         # The journal is sequential: waiting for it here makes the chunks survive a power failure too.
-        durable = WriteConcern(**{**self._files.write_concern.document, "j": True})
+        concern = WriteConcern(**{**self._files.write_concern.document, "j": True})
+        return self._files.with_options(write_concern=concern)
+
+    def _publication(self, upload: ObjectId, sha256: str, size: int, kind: str) -> dict[str, Any]:
+        """The update that makes an upload visible where no other was, and renews the mark where one was."""
         document = {
             "_id": upload,
             "length": Int64(size),
@@ -152,17 +227,7 @@ class GridFSStore(Store):
             "filename": sha256,
             "metadata.kind": kind,
         }
-
-        with self._usable():
-            # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
-            published = self._files.with_options(write_concern=durable).find_one_and_update(
-                {"metadata.sha256": sha256},
-                {"$setOnInsert": document, "$currentDate": {"metadata.marked": True}},
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        assert published is not None
-        return published
+        return {"$setOnInsert": document, "$currentDate": {"metadata.marked": True}}
 
     def _open(self, sha256: str) -> VerifyingReader:
         document = self._find(sha256)
@@ -196,9 +261,9 @@ class GridFSStore(Store):
         if document is not None:
             self._drop_chunks(document["_id"])
 
-    def _drop_chunks(self, upload: ObjectId) -> None:
+    def _drop_chunks(self, *uploads: ObjectId) -> None:
         with self._usable():
-            self._chunks.delete_many({"files_id": upload})
+            self._chunks.delete_many({"files_id": {"$in": uploads}})
 
     def _ensure_indexes(self) -> None:
         """Make the indexes, once per process: to make one that exists is a cheap no-op for the server."""

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -111,8 +111,7 @@ class Store(ABC):
         ValueError
             If `kind` has another form.
         """
-        if not _KIND.fullmatch(kind):
-            raise ValueError(f"The kind {kind!r} of an object must be at most 64 letters, digits and '_.+/-'")
+        checked_kind(kind)
         with _rewindable(content) as stream:
             start = stream.tell()
             sha256, size = _digest(stream)
@@ -121,6 +120,13 @@ class Store(ABC):
                 return present
             stream.seek(start)
             return self._upload(_pieces(stream, sha256), sha256, size, kind)
+
+    def put_all(self, contents: Sequence[bytes], *, kind: str = "") -> Sequence[str]:
+        """Store several small contents, with fewer waits for the store than one by one; returns their sha256.
+
+        Raises as `put` does; some may have been stored then, and to put them all again is harmless.
+        """
+        return [self.put(content, kind=kind).sha256 for content in contents]
 
     def open(self, sha256: str) -> BinaryIO:
         """Open an object as a buffered stream that is verified while it is read and cannot seek.
@@ -212,6 +218,13 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def checked_kind(kind: str) -> str:
+    """`kind`, if it has the form that `Store.put` asks for; else `ValueError`."""
+    if not _KIND.fullmatch(kind):
+        raise ValueError(f"The kind {kind!r} of an object must be at most 64 letters, digits and '_.+/-'")
+    return kind
 
 
 @contextmanager

@@ -231,6 +231,35 @@ def test_download_writes_a_whole_file_and_nothing_else(store: Store, tmp_path: P
 # Once, whole, and marked
 
 
+def test_several_contents_are_put_together(bench: Bench) -> None:
+    there = bench.store.put(b"there", kind="model")
+    contents = [b"there", b"", b"new", os.urandom(2 * MIB), b"new", bytes(MIB), b"other"]
+    assert [*bench.store.put_all(contents, kind="blob")] == [sha256_of(content) for content in contents]
+    for content in contents:
+        assert bench.store.get_bytes(sha256_of(content)) == content
+    assert {stored.kind for stored in bench.store.list() if stored.sha256 != there.sha256} == {"blob"}
+    assert bench.store.stat(there.sha256).kind == "model"
+    assert bench.store.stat(there.sha256).marked >= there.marked
+    before = bench.kept_bytes()
+    bench.store.put_all(contents, kind="blob")
+    assert bench.kept_bytes() == before == sum(map(len, set(contents)))
+
+
+def test_threads_that_put_the_same_contents_together_end_with_one_of_each(bench: Bench) -> None:
+    contents = [os.urandom(1000) for _ in range(20)]
+    barrier = Barrier(8)
+
+    def put_all(_: int) -> None:
+        barrier.wait()
+        bench.store.put_all(contents)
+
+    with ThreadPoolExecutor(8) as pool:
+        [*pool.map(put_all, range(8))]
+    assert {stored.sha256 for stored in bench.store.list()} == {sha256_of(content) for content in contents}
+    assert all(bench.store.get_bytes(sha256_of(content)) == content for content in contents)
+    assert bench.kept_bytes() == sum(map(len, contents))
+
+
 def test_content_that_is_there_is_not_uploaded_again(bench: Bench) -> None:
     content = os.urandom(3 * MIB)
     first = bench.store.put(content, kind="model")

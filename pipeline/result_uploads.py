@@ -1,0 +1,60 @@
+"""What a finished training leaves in the store: its weights and the values that its rows only name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from schemas import stored_blob
+
+from .store.interface import Store
+
+
+def upload(store: Store, weights: Path, blobs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Put the weights, if there are any, and every value of `blobs` into the store; harmless a second time.
+
+    Returns the rows of artifacts, and what stands for the blobs in a row to insert.
+    """
+    contents = {name: _packed(name, value) for name, value in blobs.items()}
+    stored = store.put_all([*contents.values()], kind="blob")
+    uploaded = {
+        name: stored_blob.Uploaded(sha256, len(content))
+        for (name, content), sha256 in zip(contents.items(), stored, strict=True)
+    }
+    return _upload_weights(store, weights), uploaded
+
+
+def _upload_weights(store: Store, path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    stored = store.put(path, kind="weights")
+    return [
+        {
+            "artifact_name": "weights",
+            "artifact_sha256": stored.sha256,
+            "artifact_size": stored.size,
+            "artifact_kind": _format_of(path),
+        }
+    ]
+
+
+def _packed(name: str, value: Any) -> bytes:
+    return _packed_texts(tuple(value.items())) if name == "code_texts" else stored_blob.pack(value)
+
+
+@functools.lru_cache(maxsize=16)
+def _packed_texts(texts: tuple[tuple[str, str], ...]) -> bytes:
+    """Packed once: the code of one task is mostly that of the next, and compressing it takes milliseconds."""
+    return stored_blob.pack(dict(texts))
+
+
+def _format_of(path: Path) -> str:
+    """The format of a weights file, by its first bytes: a safetensors file begins with the size of a JSON header,
+    torch.save's is a zip."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head.startswith(b"PK"):
+        return "torch"
+    return "safetensors" if head[8:] == b"{" else "bytes"
