@@ -3,6 +3,9 @@
 PYTHON ?= python3
 # Where torch comes from, e.g. https://download.pytorch.org/whl/cpu; empty: pip's own index, on Linux the CUDA build.
 TORCH_INDEX ?=
+# For how long `make chaos` disturbs the workers, and on which backend: postgresql or mariadb; empty: both.
+SECONDS ?= 120
+BACKEND ?=
 
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
@@ -13,7 +16,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check \
 # Two installations into one environment at once would break it.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow lint bench features clean
+.PHONY: help demo test test-slow chaos lint bench features clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +32,9 @@ test: .venv/.installed-test  ## the tests that finish within minutes
 # pytest exits 5 where nothing was selected.
 test-slow: .venv/.installed-test  ## the long tests: crashes, chaos
 	$(PYTEST) -m slow -n auto --maxprocesses 2 --dist loadfile || [ $$? -eq 5 ]
+
+chaos: .venv/.installed-test  ## workers killed, stopped and cut off at random: make chaos SECONDS=300 BACKEND=mariadb
+	CHAOS_SECONDS=$(SECONDS) $(PYTEST) tests/acceptance/test_chaos.py -m slow -s $(if $(BACKEND),-k $(BACKEND))
 
 lint: .venv/.installed-lint  ## style, types and who imports whom
 	$(BIN)/ruff check .

@@ -59,9 +59,9 @@ class CheckpointLedger:
             (Checkpoint() & self._claim.key & {"checkpoint_sha256": sha256}).delete_quick()
 
     def forget_all(self) -> None:
-        """Remove the rows of every code; their objects are left to the store's garbage collection."""
-        with _reachable():
-            (Checkpoint() & self._claim.key).delete_quick()
+        """Remove the rows of every code, in the transaction that publishes the result: a worker that dies right after
+        it leaves only objects that nobody owns, for the store's garbage collection."""
+        (Checkpoint() & self._claim.key).delete_quick()
 
     def _record(self, found: Recorded) -> None:
         table = Checkpoint()

@@ -21,6 +21,8 @@ from .settings import Database
 
 logger = logging.getLogger("trainloom")
 
+BEGIN = "START TRANSACTION"
+BLOCK = "BEGIN NOT ATOMIC"  # … END: one statement of several, on MariaDB
 FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
 LONGEST_DELAY = 5.0  # s
 # UTC, and the isolation that PostgreSQL has by default: repeatable reads lock gaps between the rows of a queue.
@@ -55,6 +57,7 @@ class HealingConnection(dj.Connection):
         super().connect()
         self._pid = os.getpid()
         self._prepared.clear()
+        self._runs_blocks = self.adapter.backend == "mysql" and "MariaDB" in self._conn.get_server_info()
         cursor = self._conn.cursor()
         for statement in PREPARATION[self.adapter.backend]:
             cursor.execute(statement)
@@ -83,11 +86,17 @@ class HealingConnection(dj.Connection):
         except Exception as error:
             if not (isinstance(error, LostConnectionError) or self._lost()):
                 # A statement that cannot even be parsed takes the beginning before it along.
-                self._to_begin = to_begin and self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
+                if to_begin and self.adapter.backend == "postgresql":
+                    self._to_begin = self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
                 raise
             self._to_begin = to_begin  # with the connection the server forgot that it had begun
             self._recover(error)
             return super().query(query, args, **options)
+
+    @property
+    def runs_blocks(self) -> bool:
+        """Whether the server runs several statements that are sent as one, beginning with `BLOCK`: MariaDB does."""
+        return self._runs_blocks
 
     def query_repeatedly(self, query: str, args: Sequence[Any]) -> Any:
         """Run one statement of those that run often with other values: PostgreSQL parses and plans it only once per
@@ -107,15 +116,20 @@ class HealingConnection(dj.Connection):
             query = f"EXECUTE {name}({', '.join(['%s'] * len(args))})"
         if self._to_begin:
             self._to_begin = False
-            query = f"{self.adapter.start_transaction_sql()}; {query}"
+            if self.adapter.backend == "postgresql":
+                query = f"{BEGIN}; {query}"
+            elif query.startswith(BLOCK):
+                query = f"{BLOCK} {BEGIN}; {query.removeprefix(BLOCK)}"
+            else:
+                super()._execute_query(cursor, BEGIN, None, suppress_warnings)
         super()._execute_query(cursor, query, args, suppress_warnings)
 
     def start_transaction(self) -> None:
-        """Begin a transaction; on PostgreSQL together with its first statement, which saves a round trip."""
-        if self.adapter.backend != "postgresql" or self.in_transaction:
-            super().start_transaction()
-        else:
-            self._in_transaction = self._to_begin = True
+        """Begin a transaction with its next statement: on PostgreSQL, and with a block on MariaDB, in the same round
+        trip."""
+        if self.in_transaction:
+            super().start_transaction()  # raises
+        self._in_transaction = self._to_begin = True
 
     def commit_transaction(self) -> None:
         """Commit what the transaction did."""

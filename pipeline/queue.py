@@ -20,25 +20,19 @@ from datajoint.errors import DuplicateError, LostConnectionError
 
 from schemas.attempt import Attempt, Blame, Outcome
 
+from .claimer import NEW_ATTEMPT, Claimer, index_name
+from .connection import BLOCK
 from .errors import PipelineError
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
 DEADLOCK_TRIES = 10
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
-# Lets a commit answer before it is on the disk: a server that crashes within the next second forgets the claim, and who
-# held it can write nothing, as if it had lost the lease. What is published later is on the disk, and the claim with it.
-UNHURRIED = "set_config('synchronous_commit', 'off', true)"
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
-
-
 # Jobs queued at once from which PostgreSQL is told to look at them: its own look comes up to a minute later, and until
 # then it would plan the claims for the queue as it was. Prepared statements are planned anew too, in all sessions.
 MANY = 200
-SMALL_PART = 16**32 // 8  # of all keys
-ORIGINAL_ORDER = ("priority", "scheduled_time")  # and then the key
 
 T = TypeVar("T")
-Statement = tuple[str, tuple[Any, ...]]  # SQL and its values
 
 
 class LeaseLost(PipelineError):
@@ -82,6 +76,9 @@ class Queue:
         self._q = {name: quote(name) for name in (self._key, *JOB_COLUMNS, *ATTEMPT_COLUMNS)}
         self._jobs = self.jobs.full_table_name
         self._attempts = Attempt().full_table_name
+        self._claimer = Claimer(
+            table, self.worker, jobs=self._jobs, attempts=self._attempts, key=self._key, quoted=self._q
+        )
 
     @property
     def full_names(self) -> tuple[str, str]:
@@ -112,17 +109,10 @@ class Queue:
         keys, without : only these keys, and none of those.
         priority : at least as urgent as this.
         """
-        where, args = self._eligible(keys, without, priority)
-        picks = [(self._pick(where, ORIGINAL_ORDER), args)]
-        if order == "random":
-            picks[:0] = self._random_picks(where, args)
         attempt = secrets.token_hex(16)
-        unique = keys is not None or bool(without)  # a statement for each number of keys: not worth preparing
-        run = self.connection.query if unique else self.connection.query_repeatedly
-        take = self._take_at_once if self._postgres else self._take_in_steps
         opened = self.connection.connection_id
         try:
-            key = self._transact(lambda: take(picks, attempt, run))
+            key = self._transact(lambda: self._claimer.take(attempt, order, keys, without, priority))
         except DuplicateError:  # of the attempt's id, where the claim was made already
             if self.connection.connection_id == opened:
                 raise
@@ -145,114 +135,6 @@ class Queue:
         """The key that was claimed under an attempt id, if one was."""
         rows = (Attempt() & {"attempt_id": attempt}).proj("attempt_key").to_dicts()
         return rows[0]["attempt_key"] if rows else None
-
-    def _pick(self, where: str, order: tuple[str, ...] = (), index: str = "") -> str:
-        """Lock the first job that nobody else has locked."""
-        key = self._q[self._key]
-        ordered = ", ".join([*(self._q[column] for column in order), key])
-        return f"SELECT {key} FROM {self._jobs}{index} WHERE {where} ORDER BY {ordered} LIMIT 1 FOR UPDATE SKIP LOCKED"
-
-    def _random_picks(self, where: str, args: tuple[Any, ...]) -> list[Statement]:
-        """The most urgent jobs from a random key on, and then those before it.
-
-        A random key is a random place among md5 keys; sorting by chance would read the whole queue. Whoever finds
-        neither, since other workers are just taking them, tries the original order.
-        """
-        q = self._q
-        key, pivot = q[self._key], secrets.token_hex(16)
-        ordered = ", ".join(q[column] for column in ORIGINAL_ORDER)
-        highest = f"SELECT {q['priority']} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1"
-        places: list[tuple[str, tuple[str, ...]]] = [(f"{key} >= %s", (pivot,)), (f"{key} < %s", (pivot,))]
-        if self._postgres:
-            urgent, args, index = f"{where} AND {q['priority']} = ({highest})", (*args, *args), ""
-        else:
-            # MySQL goes straight to a place in an index only if it expects a small part of the queue from there on, and
-            # for that it has to know the priority beforehand.
-            row = self.connection.query(highest, args=args).fetchone()
-            if row is None:
-                return []
-            urgent, args = f"{where} AND {q['priority']} = %s", (*args, row[0])
-            places.insert(0, (f"{key} BETWEEN %s AND %s", (pivot, f"{int(pivot, 16) + SMALL_PART:032x}")))
-            index = f" FORCE INDEX ({self.connection.adapter.quote_identifier(index_name(self.table, 'random'))})"
-        return [(self._pick(f"{urgent} AND {place}", index=index), (*args, *values)) for place, values in places]
-
-    def _eligible(
-        self, keys: Collection[str] | None, without: Collection[str], priority: int | None
-    ) -> tuple[str, tuple[Any, ...]]:
-        q = self._q
-        parts = [f"{q['status']} = 'pending' AND {q['scheduled_time']} <= CURRENT_TIMESTAMP(3)"]
-        args: list[Any] = []
-        if priority is not None:
-            parts.append(f"{q['priority']} <= %s")
-            args.append(int(priority))
-        among, named = self._among(keys, without)
-        return " AND ".join([*parts, *among]), (*args, *named)
-
-    def _among(self, keys: Collection[str] | None, without: Collection[str]) -> tuple[list[str], tuple[str, ...]]:
-        """The conditions that a key is one of `keys` and none of `without`, and their values."""
-        parts: list[str] = []
-        args: list[str] = []
-        for condition, listed in (("IN", keys), ("NOT IN", without)):
-            if listed or (condition == "IN" and listed is not None):
-                marks = ", ".join(["%s"] * len(listed)) or "NULL"
-                parts.append(f"{self._q[self._key]} {condition} ({marks})")
-                args.extend(sorted(listed))
-        return parts, tuple(args)
-
-    def _reservation(self, attempt: str) -> tuple[str, tuple[Any, ...]]:
-        q, worker = self._q, self.worker
-        assignments = (
-            f"{q['status']}='reserved', {q['reserved_time']}=CURRENT_TIMESTAMP(3), {q['host']}=%s, {q['pid']}=%s, "
-            f"{q['connection_id']}=%s, {q['version']}=%s"
-        )
-        return assignments, (worker.host, worker.pid, self.connection.connection_id, attempt)
-
-    def _attempt_row(self, attempt: str) -> tuple[str, tuple[Any, ...], tuple[Any, ...]]:
-        """Columns of a new attempt, and the values before and after its key."""
-        worker = self.worker
-        columns = ", ".join(self._q[name] for name in NEW_ATTEMPT)
-        before = (attempt, self.table.table_name)
-        after = (worker.name, worker.host, worker.pid, worker.pod, worker.device, Outcome.RUNNING.value, "", "")
-        return columns, before, after
-
-    def _take_at_once(self, picks: list[Statement], attempt: str, run: Callable[..., Any]) -> str | None:
-        """One statement: pick, reserve, record the attempt."""
-        q = self._q
-        tries = ", ".join(f"pick_{number} AS ({pick})" for number, (pick, _) in enumerate(picks))
-        first = " UNION ALL ".join(f"SELECT * FROM pick_{number}" for number in range(len(picks)))
-        args = [value for _, values in picks for value in values]
-        assignments, reserved = self._reservation(attempt)
-        columns, before, after = self._attempt_row(attempt)
-        cursor = run(
-            f"WITH {tries}, picked AS ({first} LIMIT 1), "
-            f"claimed AS (UPDATE {self._jobs} AS job SET {assignments} FROM picked "
-            f"WHERE job.{q[self._key]} = picked.{q[self._key]} RETURNING job.{q[self._key]}) "
-            f"INSERT INTO {self._attempts} ({columns}) SELECT %s, %s, {q[self._key]}, %s, %s, %s, %s, %s, "
-            f"CURRENT_TIMESTAMP(3), %s, %s, %s FROM claimed CROSS JOIN {UNHURRIED} RETURNING {q['attempt_key']}",
-            args=(*args, *reserved, *before, *after),
-        )
-        row = cursor.fetchone()
-        return None if row is None else str(row[0])
-
-    def _take_in_steps(self, picks: list[Statement], attempt: str, run: Callable[..., Any]) -> str | None:
-        """A short transaction: MySQL and MariaDB have no UPDATE … RETURNING."""
-        q = self._q
-        with self.connection.transaction:
-            rows = (run(pick, args=args).fetchone() for pick, args in picks)
-            row = next((row for row in rows if row is not None), None)
-            if row is None:
-                return None
-            assignments, reserved = self._reservation(attempt)
-            self.connection.query(
-                f"UPDATE {self._jobs} SET {assignments} WHERE {q[self._key]} = %s", args=(*reserved, row[0])
-            )
-            columns, before, after = self._attempt_row(attempt)
-            self.connection.query(
-                f"INSERT INTO {self._attempts} ({columns}) VALUES "
-                "(%s, %s, %s, %s, %s, %s, %s, %s, CURRENT_TIMESTAMP(3), %s, %s, %s)",
-                args=(*before, row[0], *after),
-            )
-        return str(row[0])
 
     # Ending an attempt
 
@@ -294,6 +176,11 @@ class Queue:
                 f"WITH gone AS ({gone} RETURNING 1) {done} AND EXISTS (SELECT 1 FROM gone)", (*held, attempt)
             )
             settled = cursor.rowcount
+        elif self.connection.runs_blocks:
+            settled = self.connection.query(
+                f"{BLOCK} {gone}; SET @settled = ROW_COUNT(); IF @settled THEN {done}; END IF; SELECT @settled; END",
+                args=(*held, attempt),
+            ).fetchone()[0]
         else:
             settled = self.connection.query(gone, args=held).rowcount
             if settled:
@@ -414,7 +301,7 @@ class Queue:
     def seconds_to_next(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> float | None:
         """Seconds until the next waiting job is due; None if none waits. `keys` and `without` as in `claim`."""
         q = self._q
-        among, args = self._among(keys, without)
+        among, args = self._claimer.among(keys, without)
         conditions = " AND ".join([f"{q['status']}='pending'", *among])
         now = self.connection.query(
             f"SELECT MIN({q['scheduled_time']}), CURRENT_TIMESTAMP(3) FROM {self._jobs} WHERE {conditions}", args=args
@@ -433,7 +320,7 @@ class Queue:
         """Whether a job is held whose worker has not shown life for so long; those of processes `pids` of this host do
         not count. `keys` and `without` as in `claim`."""
         q = self._q
-        among, named = self._among(keys, without)
+        among, named = self._claimer.among(keys, without)
         conditions = [f"{q['status']}='reserved'", self._silent_for(seconds), *among]
         args: tuple[Any, ...] = named
         if pids:
@@ -507,20 +394,6 @@ JOB_COLUMNS = (
     "connection_id",
     "version",
 )
-NEW_ATTEMPT = (
-    "attempt_id",
-    "attempt_table",
-    "attempt_key",
-    "attempt_worker",
-    "attempt_host",
-    "attempt_pid",
-    "attempt_pod",
-    "attempt_device",
-    "attempt_start",
-    "attempt_outcome",
-    "attempt_blame",
-    "attempt_error",
-)
 ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")
 
 
@@ -564,11 +437,6 @@ def declare_indexes(table: Any) -> None:
     for name, listed in columns.items():
         index = adapter.quote_identifier(index_name(table, name))
         jobs.connection.query(f"CREATE INDEX IF NOT EXISTS {index} ON {jobs.full_table_name} ({listed}){condition}")
-
-
-def index_name(table: Any, name: str) -> str:
-    """How an index of ours on the job table of `table` is called."""
-    return f"trainloom_{name}_{table.table_name.strip('_#')}"
 
 
 def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:

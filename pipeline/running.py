@@ -60,6 +60,11 @@ class RunningAttempt:
         self.keeper = CheckpointKeeper(folder / code, store, self._ledger)
         return self.keeper
 
+    def forget_checkpoints(self) -> None:
+        """For the transaction that publishes the result."""
+        if self.keeper is not None:
+            self._ledger.forget_all()
+
     def close(self, *, published: bool, wait_s: float) -> None:
         """Bring the newest checkpoint into safety, or remove all of them once the result is there."""
         if self.keeper is None:
@@ -67,7 +72,6 @@ class RunningAttempt:
         try:
             if published:
                 self.keeper.discard()
-                self._ledger.forget_all()
                 shutil.rmtree(self._checkpoint_folder, ignore_errors=True)
             else:
                 self.keeper.close(wait_s)

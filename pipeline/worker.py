@@ -201,7 +201,12 @@ class Worker:
             fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
             computed = self._table.make_compute(dict(claim.key), *fetched)
             self._stop.polled = True
-            self.queue.publish(claim, lambda: insert_result(self._table, claim.key, fetched, computed, make_kwargs))
+
+            def insert() -> None:
+                running.forget_checkpoints()  # first: whoever deletes the task locks its rows in this order too
+                insert_result(self._table, claim.key, fetched, computed, make_kwargs)
+
+            self.queue.publish(claim, insert)
         finally:
             self._table.attempt = None
             self._stop.polled = True
