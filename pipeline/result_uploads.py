@@ -11,33 +11,33 @@ from schemas import stored_blob
 
 from .store.interface import Store
 
+SMALL = 1 << 20  # bytes of weights that go into the store together with the blobs
+
 
 def upload(store: Store, weights: Path, blobs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Put the weights, if there are any, and every value of `blobs` into the store; harmless a second time.
 
     Returns the rows of artifacts, and what stands for the blobs in a row to insert.
     """
-    contents = {name: _packed(name, value) for name, value in blobs.items()}
-    stored = store.put_all([*contents.values()], kind="blob")
+    packed = {name: _packed(name, value) for name, value in blobs.items()}
+    contents = [(content, "blob") for content in packed.values()]
+    size = weights.stat().st_size if weights.is_file() else None
+    if size is not None and size <= SMALL:
+        contents.append((weights.read_bytes(), "weights"))
+    stored = store.put_all(contents)
     uploaded = {
         name: stored_blob.Uploaded(sha256, len(content))
-        for (name, content), sha256 in zip(contents.items(), stored, strict=True)
+        for (name, content), sha256 in zip(packed.items(), stored, strict=False)
     }
-    return _upload_weights(store, weights), uploaded
-
-
-def _upload_weights(store: Store, path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    stored = store.put(path, kind="weights")
-    return [
-        {
-            "artifact_name": "weights",
-            "artifact_sha256": stored.sha256,
-            "artifact_size": stored.size,
-            "artifact_kind": _format_of(path),
-        }
-    ]
+    if size is None:
+        return [], uploaded
+    artifact = {
+        "artifact_name": "weights",
+        "artifact_sha256": stored[-1] if size <= SMALL else store.put(weights, kind="weights").sha256,
+        "artifact_size": size,
+        "artifact_kind": _format_of(weights),
+    }
+    return [artifact], uploaded
 
 
 def _packed(name: str, value: Any) -> bytes:

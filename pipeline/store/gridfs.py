@@ -123,22 +123,21 @@ class GridFSStore(Store):
             self._drop_chunks(upload)
         return _stored(published)
 
-    def put_all(self, contents: Sequence[bytes], *, kind: str = "") -> Sequence[str]:
+    def put_all(self, contents: Sequence[tuple[bytes, str]]) -> Sequence[str]:
         """As `Store.put_all`: contents of one chunk in four trips to the server together, instead of three for each."""
-        digests = [hashlib.sha256(content).hexdigest() for content in contents]
-        together = {
-            digest: content
-            for digest, content in zip(digests, contents, strict=True)
-            if 0 < len(content) <= self._chunk_size
-        }
-        for digest, content in zip(digests, contents, strict=True):
-            if digest not in together:
+        digests = [hashlib.sha256(content).hexdigest() for content, _ in contents]
+        together: dict[str, tuple[bytes, str]] = {}
+        for digest, (content, kind) in zip(digests, contents, strict=True):
+            if 0 < len(content) <= self._chunk_size:
+                together.setdefault(digest, (content, checked_kind(kind)))
+            else:
                 self.put(content, kind=kind)
-        self._put_together(together, checked_kind(kind))
+        if together:
+            self._put_together(together)
         return digests
 
-    def _put_together(self, contents: Mapping[str, bytes], kind: str) -> None:
-        """Store contents, by sha256, that fill at most one chunk each."""
+    def _put_together(self, contents: Mapping[str, tuple[bytes, str]]) -> None:
+        """Store contents of at most one chunk each, given by sha256."""
         self._ensure_indexes()
         theirs = {"metadata.sha256": {"$in": [*contents]}}
         with self._usable():
@@ -148,29 +147,31 @@ class GridFSStore(Store):
         uploads = {sha256: ObjectId() for sha256 in contents if sha256 not in present}
         if not uploads:
             return
-        chunks = [{"files_id": upload, "n": 0, "data": Binary(contents[sha256])} for sha256, upload in uploads.items()]
+        chunks = [
+            {"files_id": upload, "n": 0, "data": Binary(contents[sha256][0])} for sha256, upload in uploads.items()
+        ]
         try:
             self._insert(chunks)
         except BaseException:
             with suppress(StoreError):
                 self._drop_chunks(*uploads.values())
             raise
-        for sha256 in self._publish_together(uploads, contents, kind):
+        for sha256 in self._publish_together(uploads, contents):
             # Another process was faster, or the server broke off: one by one each comes to an end.
-            published = self._publish(uploads[sha256], sha256, len(contents[sha256]), kind)
+            content, kind = contents[sha256]
+            published = self._publish(uploads[sha256], sha256, len(content), kind)
             if published["_id"] != uploads[sha256]:
                 self._drop_chunks(uploads[sha256])
 
     def _publish_together(
-        self, uploads: Mapping[str, ObjectId], contents: Mapping[str, bytes], kind: str
+        self, uploads: Mapping[str, ObjectId], contents: Mapping[str, tuple[bytes, str]]
     ) -> AbstractSet[str]:
         """Insert the file documents; returns the sha256 of those that were not inserted by this."""
-        updates = [
-            UpdateOne(
-                {"metadata.sha256": sha256}, self._publication(upload, sha256, len(contents[sha256]), kind), upsert=True
-            )
-            for sha256, upload in uploads.items()
-        ]
+        updates = []
+        for sha256, upload in uploads.items():
+            content, kind = contents[sha256]
+            document = self._publication(upload, sha256, len(content), kind)
+            updates.append(UpdateOne({"metadata.sha256": sha256}, document, upsert=True))
         with self._usable():
             try:
                 result = self._durable_files.bulk_write(updates, ordered=False)

@@ -121,12 +121,13 @@ class Store(ABC):
             stream.seek(start)
             return self._upload(_pieces(stream, sha256), sha256, size, kind)
 
-    def put_all(self, contents: Sequence[bytes], *, kind: str = "") -> Sequence[str]:
-        """Store several small contents, with fewer waits for the store than one by one; returns their sha256.
+    def put_all(self, contents: Sequence[tuple[bytes, str]]) -> Sequence[str]:
+        """Store several small contents, each with its kind, with fewer waits for the store than one by one; returns
+        their sha256.
 
         Raises as `put` does; some may have been stored then, and to put them all again is harmless.
         """
-        return [self.put(content, kind=kind).sha256 for content in contents]
+        return [self.put(content, kind=kind).sha256 for content, kind in contents]
 
     def open(self, sha256: str) -> BinaryIO:
         """Open an object as a buffered stream that is verified while it is read and cannot seek.

@@ -234,14 +234,15 @@ def test_download_writes_a_whole_file_and_nothing_else(store: Store, tmp_path: P
 def test_several_contents_are_put_together(bench: Bench) -> None:
     there = bench.store.put(b"there", kind="model")
     contents = [b"there", b"", b"new", os.urandom(2 * MIB), b"new", bytes(MIB), b"other"]
-    assert [*bench.store.put_all(contents, kind="blob")] == [sha256_of(content) for content in contents]
+    given = [(content, "blob") for content in contents]
+    assert [*bench.store.put_all(given)] == [sha256_of(content) for content in contents]
     for content in contents:
         assert bench.store.get_bytes(sha256_of(content)) == content
     assert {stored.kind for stored in bench.store.list() if stored.sha256 != there.sha256} == {"blob"}
     assert bench.store.stat(there.sha256).kind == "model"
     assert bench.store.stat(there.sha256).marked >= there.marked
     before = bench.kept_bytes()
-    bench.store.put_all(contents, kind="blob")
+    bench.store.put_all(given)
     assert bench.kept_bytes() == before == sum(map(len, set(contents)))
 
 
@@ -251,7 +252,7 @@ def test_threads_that_put_the_same_contents_together_end_with_one_of_each(bench:
 
     def put_all(_: int) -> None:
         barrier.wait()
-        bench.store.put_all(contents)
+        bench.store.put_all([(content, "") for content in contents])
 
     with ThreadPoolExecutor(8) as pool:
         [*pool.map(put_all, range(8))]
