@@ -77,15 +77,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Check:
-    """Something that holds or does not; `detail` says what was found."""
+    """Something that holds or does not, or that is only told (None); `detail` says what was found."""
 
     name: str
-    holds: bool
+    holds: bool | None
     detail: str
 
     @property
     def verdict(self) -> str:
-        return "met" if self.holds else "missed"
+        return "no bar" if self.holds is None else "met" if self.holds else "missed"
 
 
 def interleave(programs: Mapping[str, Program], rounds: int) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import h5py
 import numpy as np
 
 from benchmarks.comparison import Bar, Comparison, Program, interleave
+from benchmarks.mlp_task import CLASSES, FILE_NAME, insert_configurations
 from benchmarks.scratch_project import scratch_project
-from trainloom import DatasetConfig, ModelConfig, TrainingConfig, TrainingResult, TrainingTask
+from trainloom import TrainingResult, TrainingTask
 
 EXAMPLES = {"train": 80_000, "validation": 128, "test": 128}
-FEATURES, HIDDEN, CLASSES = 256, 1024, 10
-BATCH, EPOCHS = 128, 2
-FILE_NAME = "examples.h5"
+FEATURES, HIDDEN = 256, 1024
+EPOCHS = 2
 HEARTBEAT_SECONDS = 0.5
 """Oftener than the default of 15 s, so that every epoch has beats."""
 
@@ -24,9 +25,9 @@ HEARTBEAT_SECONDS = 0.5
 def measure(pairs: int) -> list[Comparison]:
     """Compare what a training takes, from the opening of its data to the upload of its weights."""
     with tempfile.TemporaryDirectory() as folder:
-        _write_examples(Path(folder, FILE_NAME))
+        write_examples(Path(folder), EXAMPLES)
         with scratch_project(dataset_dir=folder, heartbeat_seconds=HEARTBEAT_SECONDS):
-            keys = _insert_configurations()
+            keys = insert_configurations(HIDDEN, EPOCHS, {"checkpoint_epochs": 1})
             programs: dict[str, Program] = {
                 "attempt": lambda number: _seconds(keys, 2 * number, attempt=True),
                 "bare": lambda number: _seconds(keys, 2 * number + 1, attempt=False),
@@ -39,42 +40,13 @@ def measure(pairs: int) -> list[Comparison]:
     return [Comparison(name, seconds["attempt"], seconds["bare"], "s", Bar(1.02, at_most=True))]
 
 
-def _write_examples(path: Path) -> None:
+def write_examples(folder: Path, examples: Mapping[str, int]) -> None:
+    """Write so many examples of each tier, for trainings of which only the time counts."""
     chance = np.random.default_rng(0)
-    with h5py.File(path, "w") as file:
-        for tier, count in EXAMPLES.items():
+    with h5py.File(folder / FILE_NAME, "w") as file:
+        for tier, count in examples.items():
             file[f"{tier}/inputs"] = chance.normal(size=(count, FEATURES)).astype(np.float32)
             file[f"{tier}/targets"] = chance.integers(CLASSES, size=count)
-
-
-def _insert_configurations() -> dict[str, str]:
-    dataset = DatasetConfig().insert_tuples(
-        {
-            "dataset_file_name": FILE_NAME,
-            "dataset_class_module_name": "datasets_impl.hdf5",
-            "dataset_class_name": "HDF5Dataset",
-            "dataset_class_params": {"classes": CLASSES},
-        }
-    )
-    model = ModelConfig().insert_tuples(
-        {
-            "model_class_module_name": "models_impl.simple_mlp",
-            "model_class_name": "SimpleMLP",
-            "model_class_params": {"hidden_size": HIDDEN},
-        }
-    )
-    training = TrainingConfig().insert_tuples(
-        {
-            "batch_size": BATCH,
-            "epoch_limit": EPOCHS,
-            "trainer_class_params": {"checkpoint_epochs": 1},
-            "optimizer_class_module_name": "torch.optim",
-            "optimizer_class_name": "Adam",
-            "criterion_class_module_name": "torch.nn",
-            "criterion_class_name": "CrossEntropyLoss",
-        }
-    )
-    return {**dataset[0], **model[0], **training[0]}
 
 
 def _seconds(keys: dict[str, str], seed: int, *, attempt: bool) -> float:

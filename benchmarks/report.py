@@ -26,7 +26,7 @@ def page(results: Mapping[str, Sequence[Comparison | Check]], load: float) -> st
     """A Markdown page of the results by benchmark; `load` is the machine's load average before the run."""
     parts = ["# Benchmarks", "Written by `make bench`.", METHOD]
     for name, measures in results.items():
-        parts += [f"## {name.capitalize()}", _table(measures)]
+        parts += [f"## {name.capitalize().replace('_', ' ')}", _table(measures)]
     parts += ["## Where", _where(load)]
     return "\n\n".join(parts) + "\n"
 

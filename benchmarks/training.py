@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.comparison import Bar, Check, Comparison, Program, interleave
+from benchmarks.mlp_task import BATCH, CLASSES, FILE_NAME, insert_configurations
 from benchmarks.scratch_project import TORCH_THREADS, scratch_project
-from trainloom import DatasetConfig, ModelConfig, TrainingConfig, TrainingResult, TrainingTask
+from trainloom import TrainingResult, TrainingTask
 
 EXAMPLES = {"train": 36_000, "validation": 4_000, "test": 4_000}
-FEATURES, HIDDEN, CLASSES = 64, 128, 10
-BATCH, EPOCHS, LEARNING_RATE = 128, 10, 1e-3
-FILE_NAME = "examples.h5"
+FEATURES, HIDDEN = 64, 128
+EPOCHS, LEARNING_RATE = 10, 1e-3  # Adam's default
 
 SAME_QUALITY = 0.1
 """How far the median test losses may lie apart, relative to each other, for the work to count as the same."""
@@ -38,7 +38,7 @@ def measure(pairs: int) -> list[Comparison | Check]:
     with tempfile.TemporaryDirectory() as folder:
         _write_examples(Path(folder, FILE_NAME))
         with scratch_project(dataset_dir=folder):
-            keys = _insert_configurations()
+            keys = insert_configurations(HIDDEN, EPOCHS)
             losses: dict[str, list[float]] = {"populate": [], "bare": [], "usual": []}
             programs: dict[str, Program] = {
                 "populate": lambda number: _populate(keys, number, losses["populate"]),
@@ -72,36 +72,6 @@ def _write_examples(path: Path) -> None:
             scores = inputs @ teacher + chance.normal(scale=2.0, size=(count, CLASSES))
             file[f"{tier}/inputs"] = inputs.astype(np.float32)
             file[f"{tier}/targets"] = scores.argmax(axis=1)
-
-
-def _insert_configurations() -> dict[str, str]:
-    dataset = DatasetConfig().insert_tuples(
-        {
-            "dataset_file_name": FILE_NAME,
-            "dataset_class_module_name": "datasets_impl.hdf5",
-            "dataset_class_name": "HDF5Dataset",
-            "dataset_class_params": {"classes": CLASSES},
-        }
-    )
-    model = ModelConfig().insert_tuples(
-        {
-            "model_class_module_name": "models_impl.simple_mlp",
-            "model_class_name": "SimpleMLP",
-            "model_class_params": {"hidden_size": HIDDEN},
-        }
-    )
-    training = TrainingConfig().insert_tuples(
-        {
-            "batch_size": BATCH,
-            "epoch_limit": EPOCHS,
-            "optimizer_class_module_name": "torch.optim",
-            "optimizer_class_name": "Adam",
-            "optimizer_class_params": {"lr": LEARNING_RATE},
-            "criterion_class_module_name": "torch.nn",
-            "criterion_class_name": "CrossEntropyLoss",
-        }
-    )
-    return {**dataset[0], **model[0], **training[0]}
 
 
 def _populate(keys: dict[str, str], seed: int, losses: list[float]) -> float:

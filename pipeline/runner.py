@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from datasets_impl.loaders import build_loader
 from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
-from schemas.training_result import EXTERNAL_STORE
+from schemas.training_result import EXTERNAL_STORE, TrainingResult
 from trainers import checkpoint, numerics
 from trainers.contract import Stopped
 
@@ -41,6 +42,8 @@ logger = logging.getLogger("trainloom")
 # Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
 WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
+
+CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0  # s between tries to reach a store that is away
 T = TypeVar("T")
@@ -116,6 +119,7 @@ class TaskRunner:
         name: str | None = None,
     ) -> worker.Worker:
         """A worker of this session, by a name of its own or at random; `options` as `worker.Worker` takes them."""
+        self._sweep_checkpoints(table)
         identity = Identity(device=self._device_name())
         return worker.Worker(
             table,
@@ -126,6 +130,16 @@ class TaskRunner:
             stop=stop,
             identity=identity if name is None else replace(identity, name=name),
         )
+
+    def _sweep_checkpoints(self, table: Any) -> None:
+        """Remove from this node the states of trainings that another node has finished since."""
+        if not isinstance(table, TrainingResult):  # others have no states
+            return
+        root = self._folders.chosen(table.directories).model_save_dir / CHECKPOINTS
+        (name,) = table.primary_key
+        kept = [{name: folder.name} for folder in root.iterdir()] if root.is_dir() else []
+        for row in (table & kept).proj().to_dicts() if kept else ():
+            shutil.rmtree(root / row[name], ignore_errors=True)
 
     def _device_name(self) -> str:
         """What trainings run on, as people call it."""
@@ -291,7 +305,7 @@ class TaskRunner:
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
         if attempt is not None and "checkpoints" in _named(training):
             code = provenance.code_digest(training.classes())
-            keeper = attempt.keep_checkpoints(folders.model_save_dir / "checkpoints" / training.key, self._store, code)
+            keeper = attempt.keep_checkpoints(folders.model_save_dir / CHECKPOINTS / training.key, self._store, code)
             offered["checkpoints"] = keeper
             content = self._patiently(attempt, keeper.peek)
             if content is not None:

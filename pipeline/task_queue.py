@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from schemas.attempt import Outcome
+from schemas.checkpoint import Checkpoint
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
@@ -102,6 +103,7 @@ def retrain(keys: Iterable[str]) -> None:
         restriction = {TASK_KEY: row["task"]}
         (queue.jobs & restriction).delete_quick()
         _end_attempt(queue, row)
+        (Checkpoint() & restriction).delete_quick()  # it begins anew
         (queue.table & restriction).delete(prompt=False)
         enqueue(queue.table, (restriction,))
 

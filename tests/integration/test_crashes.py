@@ -127,7 +127,7 @@ FAULTS: dict[str, Callable[[Cell], None]] = {
     "mongod away": mongo_away,
     "ENOSPC": disk_full,
 }
-STAGES = ("claim", "data", "epoch", "checkpoint", "publication", "insert")
+STAGES = ("claim", "data", "epoch", "checkpoint", "upload", "publication", "insert")
 FAST = {("SIGKILL", "epoch"), ("SIGTERM", "epoch"), ("pause", "epoch"), ("connections cut", "insert")}
 ON_MARIADB = {
     *(("SIGKILL", stage) for stage in ("claim", "epoch", "insert")),
@@ -154,15 +154,15 @@ def survives(fault: str, stage: str) -> bool:
     if fault == "pause":
         return stage == "insert"
     if fault in ("SIGTERM", "ENOSPC"):
-        return stage in ("publication", "insert")
+        return stage in ("upload", "publication", "insert")
     return fault != "SIGKILL"
 
 
 ENDS = {"SIGKILL": "lost", "pause": "lost", "SIGTERM": "preempted", "ENOSPC": "failed"}
 # Batches of the held task that nobody trains again: those before the last checkpoint.
 SAVED = {
-    "SIGKILL": {"claim": 0, "data": 0, "epoch": 4, "checkpoint": 4, "publication": 12, "insert": 12},
-    "SIGTERM": {"claim": 0, "data": 0, "epoch": 7, "checkpoint": 8, "publication": 12, "insert": 12},
+    "SIGKILL": {"claim": 0, "data": 0, "epoch": 4, "checkpoint": 4, "upload": 12, "publication": 12, "insert": 12},
+    "SIGTERM": {"claim": 0, "data": 0, "epoch": 7, "checkpoint": 8, "upload": 12, "publication": 12, "insert": 12},
 }
 
 

@@ -171,6 +171,19 @@ def test_a_worker_on_another_node_goes_on_from_the_store(
     assert len(steps) == STEPS - (BATCHES + 3)
 
 
+def test_states_of_a_training_that_another_node_has_finished_do_not_stay(
+    postgres_session: Session, hold: Callable[..., HeldWorker], tmp_path: Path
+) -> None:
+    keys = insert(postgres_session, seeds=SEEDS[:1])
+    node = {f"TRAINLOOM_{name}_DIR": str(tmp_path / "node" / name) for name in ("MODEL_SAVE", "DATASET_CACHE")}
+    worker = hold("epoch", **node)
+    worker.kill()
+    assert [*(tmp_path / "node").rglob("*.checkpoint")]
+    finish(keys)
+    assert hold(None, **node).end() == 0
+    assert not [*(tmp_path / "node").rglob("*.checkpoint")]
+
+
 @pytest.mark.slow
 def test_a_store_that_stays_away_ends_the_attempt_and_not_the_worker(
     postgres_session: Session, undisturbed: dict[str, Any], hold: Callable[..., HeldWorker], server_home: Any
