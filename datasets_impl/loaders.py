@@ -64,7 +64,12 @@ class BatchLoader(DataLoader[Any]):
     attribute `seed` is None. A sampler that makes a generator of its own keeps it, and what it draws, to itself.
 
     Without loader processes batches are read in the caller's; with them, the processes live until `close`.
+
+    Attributes:
+        before_batch: called in the caller's thread before each batch is handed out; what it raises ends the iteration.
     """
+
+    before_batch: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -120,6 +125,11 @@ class BatchLoader(DataLoader[Any]):
         left_out, self._left_out = self._left_out, 0
         self._next_epoch = epoch + 1
         batches = islice(self._batches(epoch), left_out, None)
+        if self.before_batch is not None:
+            return _announced(self._iterate(epoch, batches), self.before_batch)
+        return self._iterate(epoch, batches)
+
+    def _iterate(self, epoch: int, batches: Iterator[torch.Tensor]) -> Iterator[Any]:
         if self.num_workers == 0 and not self.pin_memory:
             return self._read_here(epoch, batches)
         if self._workers is None:
@@ -178,6 +188,12 @@ class _Requests(Sampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         return iter(self.pending)
+
+
+def _announced(batches: Iterator[Any], announce: Callable[[], None]) -> Iterator[Any]:
+    for batch in batches:
+        announce()
+        yield batch
 
 
 def _as_it_is(batch: Any) -> Any:

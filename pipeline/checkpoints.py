@@ -7,7 +7,9 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Container
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from trainers.contract import DEFAULT_RETENTION, Retention
@@ -16,7 +18,7 @@ from .checkpoint_folder import CheckpointFolder
 from .checkpoint_record import Ledger, Recorded, dropped, farthest_first
 from .checkpoint_uploader import CheckpointUploader
 from .errors import DatabaseUnavailable
-from .store.errors import ObjectDamaged, ObjectMissing, StoreError
+from .store.errors import ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
 from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
@@ -57,6 +59,10 @@ class CheckpointKeeper:
         """For how many seconds uploads have been failing; 0.0 while they succeed."""
         return self._uploader.failing_s
 
+    def retain(self, retention: Retention) -> None:
+        """Which states stay; see `trainers.contract.Checkpoints`."""
+        self._retention = retention
+
     def load(self) -> bytes | None:
         """The newest whole checkpoint of this task, None if there is none; damaged ones are said and left out.
 
@@ -96,13 +102,11 @@ class CheckpointKeeper:
         epoch: int,
         step: int,
         score: float | None = None,
-        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         """Keep a state; see `trainers.contract.Checkpoints`."""
         if score is not None and not math.isfinite(score):
             score = None
         saved = Recorded(hashlib.sha256(content).hexdigest(), len(content), epoch, step, score)
-        self._retention = retention
         path = None
         try:
             path = self._folder.write(content, saved)
@@ -137,8 +141,29 @@ class CheckpointKeeper:
         """Upload and record nothing any more; call it when the task belongs to another."""
         self._uploader.abandon(0.0)
 
-    def discard(self) -> None:
-        """Remove everything of this task once its result is published; nothing is uploaded or recorded any more.
+    def kept_for_good(self, wait_s: float) -> list[Recorded]:
+        """The states that stay when the training is over, by epoch: the best and every so manieth. They are in the
+        store then.
+
+        Raises:
+            StoreUnavailable: one could not be brought there within so many seconds.
+        """
+        for_good = replace(self._retention, last=0)
+        if not (for_good.best or for_good.every):
+            return []
+        complete = self._uploader.flush(wait_s)
+        self._settle()
+        states = {one.sha256: one for one in (*self._folder.list(), *(self._recorded or ()), *self._unrecorded)}
+        superfluous = {one.sha256 for one in dropped(states.values(), for_good)}
+        kept = [one for sha256, one in states.items() if sha256 not in superfluous]
+        stored = {one.sha256 for one in (*(self._recorded or ()), *self._unrecorded)}
+        if not complete and any(one.sha256 not in stored for one in kept):
+            raise StoreUnavailable("checkpoints that are to stay with the result could not be uploaded yet")
+        return sorted((one for one in kept if one.sha256 in stored), key=lambda one: one.position)
+
+    def discard(self, kept: Container[str] = ()) -> None:
+        """Remove everything of this task but the objects `kept` (by sha256) once its result is published; nothing is
+        uploaded or recorded any more.
 
         What cannot be removed, or is on its way into the store for longer than a moment, is left to the store's garbage
         collection.
@@ -152,7 +177,8 @@ class CheckpointKeeper:
             recorded = self._ledger.newest_first() if self._recorded is None else self._recorded
             for found in (*recorded, *unrecorded):
                 self._ledger.forget(found.sha256)
-                self._store.delete(found.sha256)
+                if found.sha256 not in kept:
+                    self._store.delete(found.sha256)
         except (DatabaseUnavailable, StoreError) as error:
             logger.warning("Checkpoints of a finished training are left in the store (%s).", error)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from datasets_impl.loaders import build_loader
+from datasets_impl.loaders import BatchLoader, build_loader
 from schemas.binding import Directories
 from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
@@ -24,6 +24,7 @@ from trainers import checkpoint, numerics
 from trainers.contract import Stopped
 
 from . import code_changes, plots, provenance, result_uploads, worker
+from .checkpoint_record import Recorded
 from .errors import PipelineError
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
@@ -192,29 +193,30 @@ class TaskRunner:
                 "code_texts": made_by.pop("code_texts"),
             }
             here = self._takes_blobs(table)
-            artifacts, uploaded = self._patiently(
+            weights, uploaded = self._patiently(
                 attempt,
                 lambda: result_uploads.upload(
                     self._store, _weights_path(trainer, folders, training), blobs if here else {}
                 ),
             )
+            kept = [] if attempt is None else self._patiently(attempt, attempt.kept_checkpoints)
         blobs.update(uploaded)
         chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
         recorded = {
             **made_by,
             "code_texts": blobs.pop("code_texts"),
             "choices": chosen,
-            "notes": _notes(training, artifacts),
+            "notes": _notes(training, weights),
         }
         columns = {
             "test_score": score,
             **blobs,
-            "model_save_path": self._store.address(artifacts[0]["artifact_sha256"]) if artifacts else "",
+            "model_save_path": self._store.address(weights[0]["artifact_sha256"]) if weights else "",
             "parameter_count": _parameter_count(trainer),
             "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
             "duration": time.monotonic() - started,
         }
-        return Outcome(columns, metrics, artifacts, recorded)
+        return Outcome(columns, metrics, [*weights, *map(_checkpoint_artifact, kept)], recorded)
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
         """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
@@ -244,19 +246,12 @@ class TaskRunner:
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         directory = self._patiently(offered.get("stop"), lambda: self._data_directory(training, folders, cache))
         workers = self._settings.num_workers if num_workers is None else num_workers
-        loaders = {}
-        for tier in TIERS:
-            dataset = training.dataset.cls(dict(training.dataset_row), str(directory), tier, **training.dataset.params)
-            sampler = training.samplers.get(tier)
-            loaders[tier] = build_loader(
-                dataset,
-                tier=tier,
-                batch_size=training.batch_size,
-                sampler=sampler.cls(dataset, **sampler.params) if sampler else None,
-                num_workers=workers,
-                seed=training.seed,
-            )
-            resources.callback(loaders[tier].close)
+        loaders = _loaders(training, directory, workers, resources)
+        attempt: RunningAttempt | None = offered.get("stop")
+        named = _named(training)
+        if attempt is not None and not {"stop", "progress"} <= named:
+            for loader in loaders.values():
+                loader.before_batch = attempt.batch_was_read
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
         given = {
             **{f"{tier}_dataloader": loader for tier, loader in loaders.items()},
@@ -271,7 +266,6 @@ class TaskRunner:
             "max_epoch": training.epoch_limit,
         }
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
-        named = _named(training)
         return training.trainer.cls(
             **given, **{name: value for name, value in offered.items() if name in named}, **training.trainer.params
         )
@@ -356,6 +350,24 @@ class TaskRunner:
         return self._settings.torch_threads or numerics.default_threads(self._settings.worker_processes)
 
 
+def _loaders(training: TrainingSpec, directory: Path, num_workers: int, resources: ExitStack) -> dict[str, BatchLoader]:
+    """The loader of each tier; `resources` closes them."""
+    loaders = {}
+    for tier in TIERS:
+        dataset = training.dataset.cls(dict(training.dataset_row), str(directory), tier, **training.dataset.params)
+        sampler = training.samplers.get(tier)
+        loaders[tier] = build_loader(
+            dataset,
+            tier=tier,
+            batch_size=training.batch_size,
+            sampler=sampler.cls(dataset, **sampler.params) if sampler else None,
+            num_workers=num_workers,
+            seed=training.seed,
+        )
+        resources.callback(loaders[tier].close)
+    return loaders
+
+
 def _named(training: TrainingSpec) -> frozenset[str]:
     """The parameters that a trainer's constructor names."""
     return frozenset(inspect.signature(training.trainer.cls).parameters)
@@ -400,9 +412,18 @@ def _parameter_count(trainer: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
 
 
-def _notes(training: TrainingSpec, artifacts: list[dict[str, Any]]) -> list[str]:
+def _checkpoint_artifact(kept: Recorded) -> dict[str, Any]:
+    return {
+        "artifact_name": f"checkpoint of epoch {kept.epoch}",
+        "artifact_sha256": kept.sha256,
+        "artifact_size": kept.size,
+        "artifact_kind": "checkpoint",
+    }
+
+
+def _notes(training: TrainingSpec, weights: list[dict[str, Any]]) -> list[str]:
     notes = list(training.notes)
-    if not artifacts:
+    if not weights:
         notes.append("the trainer saved no file at model_save_path: there are no weights in the store")
     if "checkpoints" not in _named(training):
         notes.append("the trainer takes no checkpoints: an interrupted training starts anew")

@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainers.contract import Stopped
+
 from .checkpoint_ledger import CheckpointLedger
+from .checkpoint_record import Recorded
 from .checkpoints import CheckpointKeeper
 from .errors import DatabaseUnavailable
 from .heartbeat import Lease
@@ -20,6 +23,8 @@ from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
 
+UNKNOWN_EPOCH = -1  # leaves the attempt's epoch as it is
+UPLOAD_WAIT = 60.0  # s for the upload of the states that stay, before the store is taken to be away
 PAUSE = 0.05  # s between looks at the lease: batches may be shorter than what a look costs
 
 
@@ -41,6 +46,8 @@ class RunningAttempt:
     _ended: bool = False
     _next_look: float = 0.0
     _next_sign: float = 0.0
+    _batches_read: int = 0
+    _kept: frozenset[str] | set[str] = frozenset()
 
     @property
     def requested(self) -> bool:
@@ -65,13 +72,22 @@ class RunningAttempt:
         if self.keeper is not None:
             self._ledger.forget_all()
 
+    def kept_checkpoints(self) -> list[Recorded]:
+        """The states that stay with the result; asked once the training is over, and raises `StoreUnavailable` while
+        they cannot be brought into the store."""
+        if self.keeper is None:
+            return []
+        kept = self.keeper.kept_for_good(UPLOAD_WAIT)
+        self._kept = {found.sha256 for found in kept}
+        return kept
+
     def close(self, *, published: bool, wait_s: float) -> None:
         """Bring the newest checkpoint into safety, or remove all of them once the result is there."""
         if self.keeper is None:
             return
         try:
             if published:
-                self.keeper.discard()
+                self.keeper.discard(self._kept)
                 shutil.rmtree(self._checkpoint_folder, ignore_errors=True)
             else:
                 self.keeper.close(wait_s)
@@ -93,6 +109,19 @@ class RunningAttempt:
         if now >= self._next_sign:
             self._next_sign = now + PAUSE
             self.lease.progress(epoch, step)
+
+    def batch_was_read(self) -> None:
+        """Show life for a trainer that knows nothing of progress and stops: the loaders call this before every batch.
+
+        Raises
+        ------
+        Stopped
+            Where the training is to end early.
+        """
+        self._batches_read += 1
+        self.progress(UNKNOWN_EPOCH, self._batches_read)
+        if self.requested:
+            raise Stopped(f"The training was asked to stop after {self._batches_read} batches.")
 
     def started(self, epochs_done: int, max_epoch: int) -> None:
         """The reporter's first call."""

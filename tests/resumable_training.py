@@ -29,7 +29,7 @@ from pipeline.checkpoints import CheckpointKeeper
 from pipeline.store.folder import FolderStore
 from trainers import numerics
 from trainers.checkpoint import read_header
-from trainers.contract import DEFAULT_RETENTION, Retention
+from trainers.contract import Retention
 from trainers.nn_trainer import NNTrainer
 
 EXAMPLES = {"train": 40, "validation": 12, "test": 12}
@@ -94,6 +94,9 @@ class Kept:
         self.retention: Retention | None = None
         self.polls = 0
 
+    def retain(self, retention: Retention) -> None:
+        self.retention = retention
+
     def load(self) -> bytes | None:
         return self.contents[-1] if self.contents else None
 
@@ -104,12 +107,10 @@ class Kept:
         epoch: int,
         step: int,
         score: float | None = None,
-        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         self.contents.append(content)
         self.positions.append((epoch, step))
         self.scores.append(score)
-        self.retention = retention
 
     def poll(self) -> None:
         self.polls += 1

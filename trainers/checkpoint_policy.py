@@ -43,7 +43,10 @@ class CheckpointPolicy:
 
     def schedule(self) -> CheckpointSchedule:
         """When to save, counted from now."""
-        return CheckpointSchedule(self.checkpoint_epochs, self.checkpoint_minutes)
+        every = self.checkpoints_kept_every
+        if self.checkpoints_kept_best and self.checkpoint_epochs is None:
+            every = 1  # any epoch may turn out to be one of the best
+        return CheckpointSchedule(self.checkpoint_epochs, self.checkpoint_minutes, every)
 
     def retention(self, direction: Literal["max", "min"]) -> Retention:
         """Which stay, where `direction` is the better score."""

@@ -18,10 +18,12 @@ class CheckpointSchedule:
         epochs: after every so many; 0 for never; None for the end of every epoch by which saving has become cheap: at
             most 1 % of the time since the last one, as long as the last one took, and some seconds apart.
         minutes: since the last one, looked at after every batch; 0 for never.
+        kept_every: at the end of every so many epochs too, since those states are wanted for themselves; 0 for none.
     """
 
-    def __init__(self, epochs: int | None, minutes: float) -> None:
+    def __init__(self, epochs: int | None, minutes: float, kept_every: int = 0) -> None:
         self._epochs = epochs
+        self._kept_every = kept_every
         self._pause = minutes * 60 if minutes else float("inf")
         self._cost = 0.0
         self._last = time.monotonic()
@@ -32,6 +34,8 @@ class CheckpointSchedule:
 
     def due_at_end(self, epochs_done: int) -> bool:
         """Whether to save at the end of an epoch, the `epochs_done`-th."""
+        if self._kept_every and epochs_done % self._kept_every == 0:
+            return True
         if self._epochs is None:
             return time.monotonic() - self._last >= max(AUTOMATIC_PAUSE, self._cost / AUTOMATIC_SHARE) or self.due()
         return (self._epochs > 0 and epochs_done % self._epochs == 0) or self.due()

@@ -36,12 +36,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints of a training stay; the newest always does.
+    """Which checkpoints of a training stay.
 
     Attributes:
-        last: the newest so many, at least 1.
-        best: the so many of the best scores.
-        every: one at the end of every so many epochs; 0 for none.
+        last: the newest so many, until the training is over.
+        best: the so many of the best scores; they stay with the result.
+        every: one at the end of every so many epochs; they stay with the result. 0 for none.
         direction: whether "max" or "min" is the best score.
     """
 
@@ -57,6 +57,9 @@ DEFAULT_RETENTION = Retention()
 class Checkpoints(Protocol):
     """Keeps the states of one training. All is called from the training's own thread."""
 
+    def retain(self, retention: Retention) -> None:
+        """Which states stay; told before anything is saved, else it is `DEFAULT_RETENTION`."""
+
     def load(self) -> bytes | None:
         """The newest whole state, None where there is none; damaged ones are left out, and that is said."""
 
@@ -67,7 +70,6 @@ class Checkpoints(Protocol):
         epoch: int,
         step: int,
         score: float | None = None,
-        retention: Retention = DEFAULT_RETENTION,
     ) -> None:
         """Keep a state; what goes wrong is said and does not end the training.
 

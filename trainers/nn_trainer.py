@@ -67,9 +67,9 @@ class NNTrainer:
         parameter_history: record mean and variance of every parameter after each epoch.
         checkpoint_epochs: save after every so many epochs; 0 for never; None for as often as costs next to nothing.
         checkpoint_minutes: save, within an epoch too, when the last state is so old; 0 for never.
-        checkpoints_kept: how many of the newest states stay, at least 1.
-        checkpoints_kept_best: how many of those with the best epochs stay.
-        checkpoints_kept_every: one at the end of every so many epochs stays; 0 for none.
+        checkpoints_kept: how many of the newest states stay until the training is over, at least 1.
+        checkpoints_kept_best: how many of those with the best epochs stay, then too.
+        checkpoints_kept_every: the state at the end of every so many epochs is saved and stays, then too; 0 for none.
 
     Attributes:
         training_epoch_loss_history, validation_epoch_loss_history, regularization_loss_history: one float per epoch.

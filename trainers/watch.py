@@ -36,9 +36,10 @@ class Watch:
         self._stop = stop
         self._progress = progress
         self._schedule = schedule
-        self._retention = retention
         self._state = state
         self._saved: tuple[int, int] | None = None
+        if checkpoints is not None:
+            checkpoints.retain(retention)
 
     def after_batch(self, epoch: int, step: int) -> None:
         """A batch was trained or scored; `epoch` epochs and `step` batches of the next one lie behind.
@@ -79,6 +80,6 @@ class Watch:
             logger.warning("This training cannot be resumed and makes no checkpoints: %s", error)
             self._checkpoints = None
             return
-        self._checkpoints.save(content, epoch=epoch, step=step, score=score, retention=self._retention)
+        self._checkpoints.save(content, epoch=epoch, step=step, score=score)
         self._saved = (epoch, step)
         self._schedule.saved(began)

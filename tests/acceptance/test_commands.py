@@ -265,7 +265,7 @@ def test_an_ambiguous_key_lists_what_it_may_be(trainloom: Callable[..., Told], k
         assert full_key(TrainingTask, alike[1]) == alike[1]
 
 
-@pytest.mark.feature("S18")
+@pytest.mark.feature("S18", "N4")
 def test_worker_trains_all_that_may_be_trained(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:
     cancelled = keys["tasks"][0]
     assert trainloom("task", "cancel", cancelled[:8]).code == 0

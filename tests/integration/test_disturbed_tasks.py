@@ -32,6 +32,7 @@ from tests.integration.small_tasks import (
     DROPOUT,
     EPOCHS,
     SEEDS,
+    SHUFFLED,
     STEPS,
     assert_settled,
     cut_connections,
@@ -230,7 +231,7 @@ def lab(backend: str, open_session: Callable[..., Session], tmp_path: Path, monk
     for name in ("code", "stale"):
         (tmp_path / name).mkdir()
     (tmp_path / "code" / "lab_net.py").write_text(LAB_NET)
-    monkeypatch.setenv("TRAINLOOM_ALLOWED_PACKAGES", "lab_net")
+    monkeypatch.setenv("TRAINLOOM_ALLOWED_PACKAGES", "lab_net, lab_trainer")
     monkeypatch.setenv("TRAINLOOM_CODE_DIR", str(tmp_path / "code"))
     sys.modules.pop("lab_net", None)
     yield open_session()
@@ -264,6 +265,77 @@ def test_a_task_is_set_aside_for_what_two_hosts_lack(
         assert len(Attempt()) == tried + 1
         assert TrainingResult().jobs.fetch1("status") == status
     assert "lab_net" in TrainingResult().jobs.fetch1("error_message")
+
+
+PLAIN_TRAINER = """
+import pathlib, time
+
+class PlainTrainer:
+    def __init__(self, train_dataloader=None, validation_dataloader=None, test_dataloader=None, device=None,
+                 model_class=None, model_class_params=None, optimizer_class=None, optimizer_class_params=None,
+                 criterion_class=None, criterion_class_params=None, model_save_path=None, max_epoch=None):
+        self.train_dataloader = train_dataloader
+
+    def train(self):
+        while not pathlib.Path(__file__).with_name("enough").exists():
+            for batch in self.train_dataloader:
+                time.sleep(0.02)
+
+    def validate(self):
+        return 0.0
+
+    def evaluate(self, return_outputs_targets_and_loss=False):
+        return 0.0
+
+    def load_best_performing_model(self):
+        pass
+"""
+
+
+@pytest.fixture
+def slow_plain_training(lab: Session, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A task whose trainer knows nothing of progress and stops, and trains until there is a file `enough`."""
+    (tmp_path / "code" / "lab_trainer.py").write_text(PLAIN_TRAINER)
+    trainer = {
+        "trainer_class_module_name": "lab_trainer",
+        "trainer_class_name": "PlainTrainer",
+        "trainer_class_params": {},
+    }
+    [key] = insert(lab, SEEDS[:1], training={**SHUFFLED, **trainer})
+    yield key
+    (tmp_path / "code" / "enough").touch()
+
+
+@pytest.mark.slow
+def test_a_trainer_that_knows_nothing_of_progress_keeps_its_task(
+    slow_plain_training: dict[str, str], hold: Callable[..., HeldWorker], tmp_path: Path
+) -> None:
+    worker = hold(None, TRAINLOOM_STALL_SECONDS="1")
+    long = timedelta(seconds=2 * LEASE)
+    awaited(lambda: bool(Attempt() & "attempt_beat IS NOT NULL"), lambda: worker.said)
+
+    def has_run_for_long() -> bool:
+        row = Attempt().fetch1()
+        return bool(row["attempt_beat"] - row["attempt_start"] > long)
+
+    awaited(has_run_for_long, lambda: worker.said)
+    assert Queue(TrainingResult()).reclaim(LEASE) == []
+    (tmp_path / "code" / "enough").touch()
+    assert worker.end() == 0, worker.said
+    assert slow_plain_training in TrainingResult()
+    assert outcomes() == {"finished": 1}
+
+
+@pytest.mark.slow
+def test_a_trainer_that_knows_nothing_of_stops_is_cancelled(
+    slow_plain_training: dict[str, str], hold: Callable[..., HeldWorker]
+) -> None:
+    worker = hold(None)
+    awaited(lambda: bool(Attempt() & "attempt_beat IS NOT NULL"), lambda: worker.said)
+    task_queue.cancel(slow_plain_training.values())
+    assert worker.end() == 0, worker.said
+    assert len(TrainingResult()) == 0
+    assert outcomes() == {"cancelled": 1}
 
 
 @pytest.fixture

@@ -166,11 +166,54 @@ def test_so_many_stay_on_the_node_and_in_the_store(
 ) -> None:
     scores = [None, 4.0, 9.0, 1.0, float("nan"), 8.0, 0.5, 5.0, 3.0, 2.0]
     one = keeper()
+    one.retain(retention)
     for number in range(1, 10):
-        save_all(one, range(number, number + 1), score=scores[number], retention=retention)
+        save_all(one, range(number, number + 1), score=scores[number])
     assert one.close(LONG)
     assert on_node(tmp_path / "node") == epochs(ledger.newest_first()) == stay
     assert in_store(store) == {found.sha256 for found in ledger.newest_first()}
+
+
+@pytest.mark.feature("T6")
+def test_the_best_and_every_so_manieth_stay_when_the_training_is_over(
+    keeper: Callable[..., CheckpointKeeper], store: FolderStore, ledger: LedgerOfOneThread, tmp_path: Path
+) -> None:
+    first = keeper()
+    first.retain(Retention(last=2, best=1, every=4))
+    for number in range(1, 6):
+        save_all(first, range(number, number + 1), score=abs(number - 3.0))
+    assert first.close(LONG)
+    other = keeper("other node")
+    other.retain(Retention(last=2, best=1, every=4))
+    other.load()
+    save_all(other, range(6, 10), score=9.0)
+    kept = other.kept_for_good(LONG)
+    assert [one.epoch for one in kept] == [3, 4, 8]
+    other.discard({one.sha256 for one in kept})
+    assert in_store(store) == {one.sha256 for one in kept}
+    assert ledger.newest_first() == []
+    assert not (tmp_path / "other node").exists()
+
+
+def test_nothing_stays_where_nobody_asked_for_it(keeper: Callable[..., CheckpointKeeper], store: FolderStore) -> None:
+    one = keeper()
+    save_all(one, range(1, 4), score=1.0)
+    assert one.kept_for_good(LONG) == []
+    one.discard()
+    assert in_store(store) == set()
+
+
+def test_a_training_is_not_over_before_what_stays_is_in_the_store(
+    keeper: Callable[..., CheckpointKeeper], tmp_path: Path
+) -> None:
+    gated = Gated(tmp_path / "gated")
+    one = keeper(in_store=gated)
+    one.retain(Retention(last=1, every=1))
+    one.save(content(1), epoch=1, step=0, score=1.0)
+    with pytest.raises(StoreUnavailable, match="not be uploaded yet"):
+        one.kept_for_good(0.01)
+    gated.gate.set()
+    assert [found.epoch for found in one.kept_for_good(LONG)] == [1]
 
 
 def test_checkpoints_within_an_epoch_count_as_last_only() -> None:

@@ -208,12 +208,12 @@ def test_checkpoints_by_epochs_carry_the_score_and_the_retention(tmp_path: Path)
             selection="accuracy",
             checkpoints_kept=3,
             checkpoints_kept_best=2,
-            checkpoints_kept_every=5,
+            checkpoints_kept_every=3,
         )
         trainer.train()
-    assert kept.positions == [(2, 0), (4, 0)]
-    assert kept.scores == trainer.validation_metric_history["accuracy"][1::2]
-    assert kept.retention == Retention(last=3, best=2, every=5, direction="max")
+    assert kept.positions == [(2, 0), (3, 0), (4, 0)]
+    assert kept.scores == trainer.validation_metric_history["accuracy"][1:]
+    assert kept.retention == Retention(last=3, best=2, every=3, direction="max")
     assert kept.polls == 4 * 13 + 3
 
 
