@@ -57,42 +57,75 @@ def server_home() -> Iterator[Any]:
         shutil.rmtree(folder)
 
 
-@pytest.fixture(scope="session")
-def mariadb_url() -> Iterator[str]:
+class MariaServer:
     """A MariaDB server on a loopback port, with a data folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._common = ["--no-defaults", f"--datadir={folder}/data"]
+        install = ["mariadb-install-db", *self._common, "--auth-root-authentication-method=normal", "--skip-test-db"]
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"mysql://root@127.0.0.1:{self._port}"
+
+    def ensure_running(self) -> None:
+        """Start it if it does not run, and return when it answers; fail with its log when it ends."""
+        if self._process is None:
+            address = [f"--port={self._port}", "--bind-address=127.0.0.1", f"--socket={self._folder}/s"]
+            with open(self._folder / "log", "wb") as log:
+                self._process = subprocess.Popen(
+                    [str(MARIADBD), *self._common, *address, "--character-set-server=utf8mb4", "--user=root"],
+                    stdout=log,
+                    stderr=log,
+                )
+            self._await(self._process)
+
+    def stop(self) -> bool:
+        """Kill it; whether it ran."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+        return process is not None
+
+    def _await(self, process: subprocess.Popen[bytes]) -> None:
+        import pymysql
+
+        while True:
+            try:
+                pymysql.connect(host="127.0.0.1", port=self._port, user="root", password="").close()
+                return
+            except pymysql.OperationalError:
+                try:
+                    process.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    continue
+                pytest.fail((self._folder / "log").read_text())
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaServer]:
+    """A MariaDB server that runs as long as the test process."""
     folder = Path(tempfile.mkdtemp(prefix="tl-maria-", dir="/tmp"))
-    common = ["--no-defaults", f"--datadir={folder}/data"]
-    install = ["mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"]
-    subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = [f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s", "--character-set-server=utf8mb4"]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen([str(MARIADBD), *common, *address, "--user=root"], stdout=log, stderr=log)
+    server = MariaServer(folder)
     try:
-        _await_mariadb(server, port, folder / "log")
-        yield f"mysql://root@127.0.0.1:{port}"
+        server.ensure_running()
+        yield server
     finally:
-        server.kill()
-        server.wait()
+        server.stop()
         shutil.rmtree(folder)
 
 
-def _await_mariadb(server: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when the server answers; fail with its log when it ends."""
-    import pymysql
-
-    while True:
-        try:
-            pymysql.connect(host="127.0.0.1", port=port, user="root", password="").close()
-            return
-        except pymysql.OperationalError:
-            try:
-                server.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                continue
-            pytest.fail(log.read_text())
+@pytest.fixture(scope="session")
+def mariadb_url(mariadb_server: MariaServer) -> str:
+    """Where that server is."""
+    return mariadb_server.url
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ class Cell:
     worker: HeldWorker
     session: Session
     home: Any
+    database: Any
     keys: list[dict[str, str]]
 
 
@@ -87,10 +88,9 @@ def cut(cell: Cell) -> None:
 
 
 def sql_restart(cell: Cell) -> None:
-    server = PostgresServer(cell.home)
-    assert server.stop()
+    assert cell.database.stop()
     cell.worker.release()
-    server.ensure_running()
+    cell.database.ensure_running()
     assert cell.worker.end() == 0, cell.worker.said
 
 
@@ -133,6 +133,7 @@ ON_MARIADB = {
     *(("SIGKILL", stage) for stage in ("claim", "epoch", "insert")),
     *(("pause", stage) for stage in ("epoch", "publication", "insert")),
     *(("connections cut", stage) for stage in STAGES),
+    *(("SQL restart", stage) for stage in STAGES),
     ("SIGTERM", "epoch"),
 }
 OUTAGES = {"connections cut", "SQL restart", "mongod away", "ENOSPC"}
@@ -183,7 +184,8 @@ def test_every_task_ends_with_its_one_result(
     keys = insert(session)
     worker = hold(stage, **(LONG_LEASE if fault in OUTAGES else {}))
     held = Attempt().fetch1("attempt_key")
-    cell = Cell(worker, session, server_home, keys)
+    server = PostgresServer(server_home) if backend == "postgresql" else request.getfixturevalue("mariadb_server")
+    cell = Cell(worker, session, server_home, server, keys)
     (pause_in_transaction if (fault, stage) == ("pause", "insert") else FAULTS[fault])(cell)
     finish(keys)
     assert_settled(session, keys, undisturbed)
