@@ -41,7 +41,7 @@ class CheckpointPolicy:
         if not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 <= minutes < math.inf:
             raise TrainerError(f"checkpoint_minutes is {minutes!r}; it must be a number of at least 0.")
 
-    def schedule(self) -> CheckpointSchedule:
+    def checkpoint_schedule(self) -> CheckpointSchedule:
         """When to save, counted from now."""
         every = self.checkpoints_kept_every
         if self.checkpoints_kept_best and self.checkpoint_epochs is None:

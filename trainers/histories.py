@@ -53,6 +53,11 @@ class Histories:
             self._parameters.record()
 
     @property
+    def scores(self) -> list[float]:
+        """The selection's value of every epoch."""
+        return self._selected
+
+    @property
     def score(self) -> float:
         """The last epoch's value of the selection."""
         return self._selected[-1]

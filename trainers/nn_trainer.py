@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,11 @@ from trainers.checkpoint_policy import CheckpointPolicy
 from trainers.contract import Checkpoints, Progress, Reporter, Stop, Stopped, TrainerError
 from trainers.epoch_losses import EpochLosses
 from trainers.histories import LOSS, Histories
+from trainers.learning_rate import LearningRate
 from trainers.parameter_history import ParameterHistory
+from trainers.precision import Precision
+from trainers.trainer_options import TrainerOptions
+from trainers.update import Update
 from trainers.watch import Watch
 
 
@@ -65,6 +70,18 @@ class NNTrainer:
         metrics: names from `trainers.metrics.METRICS`, computed on the validation tier each epoch and on the test tier.
         selection: what chooses the best epoch and is the test score: "loss" or one of `metrics`.
         parameter_history: record mean and variance of every parameter after each epoch.
+        precision: "fp32", "bf16" or "fp16": the automatic mixed precision of torch; weights stay float32.
+        gradient_accumulation: batches for each step of the optimizer.
+        gradient_clip_norm, gradient_clip_value: limits of the norm of all gradients together, and of each number.
+        scheduler_class_name, scheduler_class_params: a learning-rate scheduler of `torch.optim.lr_scheduler`.
+        scheduler_steps: whether it goes on after every "epoch" or after every step, "batch". `ReduceLROnPlateau` is
+            given the validation's value of `selection`.
+        warmup_steps: the first so many steps are taken with a rate that grows linearly to the schedule's.
+        early_stopping_patience: end when so many epochs brought nothing better; 0 for never.
+        training_strip_length: epochs in a strip, for the next two.
+        successive_validation_score_decline_tolerance: end when the validation score, looked at at the end of each
+            strip, has declined so many times in a row; 0 for never.
+        early_stopping_quotient: end when generalization loss by training progress is more; see `EarlyStopping`.
         checkpoint_epochs: save after every so many epochs; 0 for never; None for as often as costs next to nothing.
         checkpoint_minutes: save, within an epoch too, when the last state is so old; 0 for never.
         checkpoints_kept: how many of the newest states stay until the training is over, at least 1.
@@ -87,6 +104,8 @@ class NNTrainer:
         TrainerError: a parameter is wrong; the message names it.
     """
 
+    validate_params: ClassVar[type] = TrainerOptions
+    """Called with the trainer's own parameters, checks them without building anything; raises `TrainerError`."""
     run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
     epochs_done: int
     test_score: float | None
@@ -119,16 +138,25 @@ class NNTrainer:
         metrics: Sequence[str] = (),
         selection: str = LOSS,
         parameter_history: bool = True,
+        precision: str = "fp32",
+        gradient_accumulation: int = 1,
+        gradient_clip_norm: float | None = None,
+        gradient_clip_value: float | None = None,
+        scheduler_class_name: str | None = None,
+        scheduler_class_params: Mapping[str, Any] = MappingProxyType({}),
+        scheduler_steps: Literal["epoch", "batch"] = "epoch",
+        warmup_steps: int = 0,
+        early_stopping_patience: int = 0,
+        training_strip_length: int = 5,
+        successive_validation_score_decline_tolerance: int = 0,
+        early_stopping_quotient: float | None = None,
         checkpoint_epochs: int | None = None,
         checkpoint_minutes: float = 10.0,
         checkpoints_kept: int = 2,
         checkpoints_kept_best: int = 0,
         checkpoints_kept_every: int = 0,
     ) -> None:
-        self.validate_params(metrics=metrics, selection=selection, parameter_history=parameter_history)
-        self._policy = CheckpointPolicy(
-            checkpoint_epochs, checkpoint_minutes, checkpoints_kept, checkpoints_kept_best, checkpoints_kept_every
-        )
+        self._options = TrainerOptions.of(locals())
         _require_integer(max_epoch, "max_epoch", at_least=1)
         _require_integer(seed, "seed", at_least=0)
         self.train_dataloader = train_dataloader
@@ -146,45 +174,10 @@ class NNTrainer:
         self.selection = selection
 
         self._build(model_class, model_class_params, criterion_class, criterion_class_params)
-        self.choices: dict[str, str] = {}
-        self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
-        if implementation is not None:
-            self.choices["optimizer_implementation"] = implementation
+        self._build_update(optimizer_class, optimizer_class_params)
         self._begin(parameter_history)
         if not self._resume() and initial_weights is not None:
             BestWeights(initial_weights).load_into(self.model, self.device)
-
-    @classmethod
-    def validate_params(
-        cls,
-        *,
-        metrics: Sequence[str] = (),
-        selection: str = LOSS,
-        parameter_history: bool = True,
-        checkpoint_epochs: int | None = None,
-        checkpoint_minutes: float = 10.0,
-        checkpoints_kept: int = 2,
-        checkpoints_kept_best: int = 0,
-        checkpoints_kept_every: int = 0,
-    ) -> None:
-        """Check the trainer's own parameters without building anything.
-
-        Raises:
-            TrainerError: names the parameter and the rule.
-        """
-        if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-            raise TrainerError(f'metrics is {metrics!r}; it must be a list of names such as ["accuracy"].')
-        for name in metrics:
-            metric_registry.find(name)
-        if len(set(metrics)) < len(metrics):
-            raise TrainerError(f"metrics is {list(metrics)}; name each metric once.")
-        if selection not in (LOSS, *metrics):
-            raise TrainerError(f'selection is {selection!r}; it must be "{LOSS}" or one of metrics ({list(metrics)}).')
-        if not isinstance(parameter_history, bool):
-            raise TrainerError(f"parameter_history is {parameter_history!r}; it must be true or false.")
-        CheckpointPolicy(
-            checkpoint_epochs, checkpoint_minutes, checkpoints_kept, checkpoints_kept_best, checkpoints_kept_every
-        )
 
     def train(self) -> None:
         """Train the epochs not yet done, then load the best weights, write them to `model_save_path` and score them.
@@ -212,6 +205,8 @@ class NNTrainer:
             randomness.restore(self._resumed, self.device)
             _tell_epoch(self.validation_dataloader, self.epochs_done, resumed=True)
         for epoch in range(self.epochs_done, self.max_epoch):
+            if self._ends_early():
+                break
             values = self._finish_epoch(*self._epoch(epoch))
             if self.reporter is not None:
                 self.reporter.epoch_finished(epoch, values)
@@ -223,6 +218,22 @@ class NNTrainer:
         self._best.save(self.model)
         self.test_metrics = self._score(self.test_dataloader, "test")
         self.test_score = self.test_metrics[self.selection]
+
+    def _ends_early(self) -> bool:
+        """Whether the training stops before its limit of epochs; says why."""
+        if self.best_epoch is None:
+            return False
+        reason = self._options.reason(
+            best_epoch=self.best_epoch,
+            scores=self._histories.scores,
+            direction=self.metric_directions[self.selection],
+            training_losses=self.training_epoch_loss_history,
+            validation_losses=self.validation_epoch_loss_history,
+        )
+        if reason is None:
+            return False
+        self.choices["early_stop"] = f"after epoch {self.epochs_done}: {reason}"
+        return True
 
     def validate(self) -> dict[str, float]:
         """The loss and every metric of the model as it is on the validation tier."""
@@ -262,9 +273,21 @@ class NNTrainer:
         self.criterion = criterion_class(**criterion_class_params)
         if isinstance(self.criterion, nn.Module):
             self.criterion.to(self.device)
-        # Clearing these directly is what Optimizer.zero_grad does, without its profiling and hooks in every step.
-        self._parameters = list(self.model.parameters())
-        self.parameter_count = sum(parameter.numel() for parameter in self._parameters)
+        self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
+
+    def _build_update(
+        self, optimizer_class: type[torch.optim.Optimizer], optimizer_class_params: Mapping[str, Any]
+    ) -> None:
+        self.choices: dict[str, str] = {}
+        self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
+        if implementation is not None:
+            self.choices["optimizer_implementation"] = implementation
+        precision = Precision(self._options.precision, self.device)
+        self._losses_of = precision.computing(self._compute_losses)
+        self._learning_rate = LearningRate(self._options, self.optimizer)
+        self._update = Update(
+            self.optimizer, list(self.model.parameters()), self._options, precision.scaler, self._learning_rate
+        )
 
     def _begin(self, parameter_history: bool) -> None:
         """No epoch is done and nothing is recorded."""
@@ -291,8 +314,8 @@ class NNTrainer:
     def _new_watch(self) -> Watch | None:
         if self.checkpoints is None and self.stop is None and self.progress is None:
             return None
-        retention = self._policy.retention(self.metric_directions[self.selection])
-        schedule = self._policy.schedule()
+        retention = self._options.retention(self.metric_directions[self.selection])
+        schedule = self._options.checkpoint_schedule()
         return Watch(self.checkpoints, self.stop, self.progress, schedule, retention, self._checkpoint)
 
     @torch.inference_mode(False)
@@ -301,6 +324,7 @@ class NNTrainer:
         """The whole state between two batches."""
         state = {
             **learned_state.state(self.model, self.optimizer, self.criterion),
+            "update": self._update.state(),
             "losses": self._losses.state(),
             "best": [self.best_epoch, self._best.state()],
             "histories": self._histories.state(),
@@ -318,6 +342,7 @@ class NNTrainer:
         header, state = unpack(content)
         learned_state.check_identity(header.identity, learned_state.identity(self.model, self.optimizer))
         learned_state.restore(state, self.model, self.optimizer, self.criterion)
+        self._update.restore(state["update"])
         self.best_epoch, weights = state["best"]
         self._best.restore({name: tensor.to(self.device) for name, tensor in weights.items()})
         self._histories.restore(state["histories"])
@@ -337,6 +362,7 @@ class NNTrainer:
             if watch is not None:
                 watch.after_batch(epoch, len(losses))
         _require_batches(losses, "training")
+        self._update.end_epoch()
         means = losses.means()
         if not all(map(math.isfinite, means)):
             raise TrainerError(
@@ -367,17 +393,20 @@ class NNTrainer:
 
     def _step(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float]:
         """Learn from one batch; returns its criterion and regularization loss, detached."""
-        output, regularization = output_and_regularization(self.model(batches.to_device(inputs, self.device)))
-        loss = self._loss(output, batches.to_device(targets, self.device))
-        for parameter in self._parameters:
-            parameter.grad = None
+        loss, regularization, _ = self._losses_of(
+            batches.to_device(inputs, self.device), batches.to_device(targets, self.device)
+        )
         if isinstance(regularization, Tensor):
-            (loss + regularization).backward()
+            self._update(loss + regularization)
             regularization = regularization.detach()
         else:
-            loss.backward()
-        self.optimizer.step()
+            self._update(loss)
         return loss.detach(), regularization
+
+    def _compute_losses(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float, Any]:
+        """Criterion loss, regularization loss and output of a batch."""
+        output, regularization = output_and_regularization(self.model(inputs))
+        return self._loss(output, targets), regularization, output
 
     def _loss(self, outputs: Any, targets: Any) -> Tensor:
         """The criterion on one output, or its sum over several."""
@@ -400,6 +429,7 @@ class NNTrainer:
         if self._histories.is_best(self.best_epoch):
             self.best_epoch = self.epochs_done
             self._best.keep(self.model)
+        self._learning_rate.after_epoch(self._histories.score)
         self.epochs_done += 1
         self._losses = EpochLosses()
         self._random_states = None
@@ -417,8 +447,8 @@ class NNTrainer:
         metrics = metric_registry.MetricSet(self.metrics)
         for batch in loader:
             inputs, targets = (batches.to_device(part, self.device) for part in batches.split(batch))
-            output, regularization = output_and_regularization(self.model(inputs))
-            losses.add(self._loss(output, targets), regularization, batches.size(targets))
+            loss, regularization, output = self._losses_of(inputs, targets)
+            losses.add(loss, regularization, batches.size(targets))
             metrics.update(output, targets)
             if kept is not None:
                 kept.append((batches.to_cpu(output), batches.to_cpu(targets)))

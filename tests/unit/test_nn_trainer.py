@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from models_impl.simple_mlp import SimpleMLP
 from trainers.contract import OPTIONAL_INIT_PARAMS, TRAINER_INIT_PARAMS, TrainerError
 from trainers.nn_trainer import NNTrainer
+from trainers.trainer_options import TrainerOptions
 
 
 class Batches:
@@ -516,7 +518,8 @@ def test_the_constructor_takes_the_documented_parameters_by_keyword():
     assert len(TRAINER_INIT_PARAMS) == 12
     assert set(signature) > set(TRAINER_INIT_PARAMS)
     own = set(signature) - set(TRAINER_INIT_PARAMS) - set(OPTIONAL_INIT_PARAMS)
-    assert own == set(inspect.signature(NNTrainer.validate_params).parameters)
+    defaults = {field.name: getattr(TrainerOptions(), field.name) for field in fields(TrainerOptions)}
+    assert {name: signature[name].default for name in own} == defaults
     assert {name for name in own if name.startswith("checkpoint")} == NNTrainer.run_params
 
 

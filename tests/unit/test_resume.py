@@ -101,6 +101,52 @@ def test_every_optimizer_goes_on(tmp_path: Path, optimizer: str, dtype: str) -> 
     assert interrupted(tmp_path, [8, 12], **params)[0] == whole(tmp_path, **params)
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "a schedule by steps": {
+        "scheduler_class_name": "OneCycleLR",
+        "scheduler_class_params": {"max_lr": 0.02, "total_steps": 30},
+        "scheduler_steps": "batch",
+    },
+    "a schedule by epochs": {"scheduler_class_name": "StepLR", "scheduler_class_params": {"step_size": 1}},
+    "a schedule by the score": {
+        "scheduler_class_name": "ReduceLROnPlateau",
+        "scheduler_class_params": {"patience": 0, "threshold": 0.5},
+    },
+    "warm-up": {"warmup_steps": 15},
+    "accumulation": {"gradient_accumulation": 3},
+    "clipping": {"gradient_clip_norm": 0.1, "gradient_clip_value": 0.05},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
+    "all at once": {
+        "precision": "fp16",
+        "gradient_accumulation": 4,
+        "gradient_clip_norm": 0.1,
+        "scheduler_class_name": "CosineAnnealingLR",
+        "scheduler_class_params": {"T_max": 9},
+        "scheduler_steps": "batch",
+        "warmup_steps": 5,
+        "early_stopping_patience": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_option_goes_on(tmp_path: Path, options: dict[str, Any]) -> None:
+    expected = whole(tmp_path, **options)
+    assert expected != whole(tmp_path)
+    assert interrupted(tmp_path, [5, 1, 12, 9], **options)[0] == expected
+
+
+def test_a_training_that_stopped_early_stops_there_again(tmp_path: Path) -> None:
+    params = {"optimizer": "SGD", "optimizer_params": {"lr": 3.0}, "early_stopping_patience": 1, "max_epoch": 9}
+    with ExitStack() as resources:
+        trainer = build(tmp_path, resources, **params)
+        trainer.train()
+    assert trainer.epochs_done < 9
+    stopped = [13 * trainer.epochs_done + trainer.epochs_done]  # when the last epoch lies behind
+    assert interrupted(tmp_path, stopped, **params)[0] == digest(trainer)
+
+
 def test_the_best_epoch_is_kept_although_it_lies_before_the_interruption(tmp_path: Path) -> None:
     params = {"optimizer": "SGD", "optimizer_params": {"lr": 3.0}, "selection": "accuracy"}
     with ExitStack() as resources:
