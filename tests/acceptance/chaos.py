@@ -137,9 +137,11 @@ class Chaos:
 
     def _cut(self, count: int | None) -> None:
         """Kill that many connections to the database, or all, but this process's own."""
-        small_tasks.cut_connections(
-            self._session, lambda found: found if count is None else self._random.sample(found, min(count, len(found)))
-        )
+        with suppress(DatabaseUnavailable):  # the server is just being started again
+            small_tasks.cut_connections(
+                self._session,
+                lambda found: found if count is None else self._random.sample(found, min(count, len(found))),
+            )
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
