@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,20 +77,23 @@ class LearningRate:
         """Whether a step has to be told at all."""
         return self._warmup_steps > 0 or (self._scheduler is not None and self._per_batch)
 
-    def around_step(self, step: Any) -> None:
-        """Take a step of the optimizer by calling `step`, with the rate that is due."""
+    def around_step(self, step: Callable[[], bool]) -> None:
+        """Take a step of the optimizer by calling `step`, with the rate that is due; one that returns False was left
+        out and does not count."""
         rates = [group["lr"] for group in self._optimizer.param_groups]
         warming = self._steps < self._warmup_steps
         if warming:
-            self._steps += 1
             for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * self._steps / self._warmup_steps
+                group["lr"] = rate * (self._steps + 1) / self._warmup_steps
         try:
-            step()
+            taken = step()
         finally:
             if warming:
                 for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate
+        if not taken:
+            return
+        self._steps += warming
         if self._scheduler is not None and self._per_batch:
             self._scheduler.step()
 

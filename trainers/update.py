@@ -127,9 +127,12 @@ class Update:
             torch.nn.utils.clip_grad_norm_(self._parameters, policy.gradient_clip_norm)
         self._learning_rate.around_step(self._optimizer_step)
 
-    def _optimizer_step(self) -> None:
+    def _optimizer_step(self) -> bool:
+        """Returns whether the weights have changed: gradients that overflowed in fp16 are left out."""
         if self._scaler is None:
             self._optimizer.step()
-        else:
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            return True
+        scale = self._scaler.get_scale() if self._learning_rate.changes_after_steps else 0.0  # waits for the device
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        return scale == 0.0 or self._scaler.get_scale() >= scale

@@ -18,9 +18,10 @@ def rates(steps: int, scores: list[float] | None = None, **params: Any) -> list[
     changing = LearningRate(Schedule(**params), optimizer)
     seen: list[float] = []
 
-    def step() -> None:
+    def step() -> bool:
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
+        return True
 
     for number in range(1, steps + 1):
         changing.around_step(step)

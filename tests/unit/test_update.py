@@ -72,6 +72,21 @@ def test_a_step_that_overflows_in_fp16_is_left_out() -> None:
     assert weight.item() == 0.75
 
 
+def test_a_step_that_was_left_out_is_none_of_the_schedule() -> None:
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    schedule = Schedule("StepLR", {"step_size": 1, "gamma": 0.5}, "batch", warmup_steps=2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    update = Update(optimizer, [weight], GradientPolicy(), scaler, LearningRate(schedule, optimizer))
+    update(weight * 1e35)
+    assert optimizer.param_groups[0]["lr"] == 1.0
+    update(weight * 0.25)
+    assert weight.item() == 1.0 - 0.25 / 2
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    update(weight * 0.25)
+    assert weight.item() == 1.0 - 0.25 / 2 - 0.125
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
