@@ -10,7 +10,17 @@ from pathlib import Path
 from benchmarks.comparison import Check, Comparison
 from benchmarks.report import page
 
-PAIRS = {"training": 40, "insertion": 30, "startup": 30, "queue_throughput": 15, "lease_cost": 40, "server_load": 10}
+PAIRS = {
+    "training": 40,
+    "insertion": 30,
+    "startup": 30,
+    "queue_throughput": 15,
+    "lease_cost": 40,
+    "server_load": 10,
+    "events": 15,
+    "store_transfer": 15,
+    "model_search": 30,
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

@@ -26,6 +26,7 @@ from trainers.contract import Stopped
 from . import code_changes, plots, provenance, result_uploads, worker
 from .checkpoint_record import Recorded
 from .errors import PipelineError
+from .events import EventLog
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
 from .queue import Worker as Identity
@@ -36,6 +37,7 @@ from .settings import Database, Settings
 from .stop import StopSignal
 from .store import datajoint_adapter
 from .store.interface import Store, StoreUnavailable, parse_address
+from .training_events import TrainingEvents
 from .training_spec import TrainingSpec, read_spec
 
 logger = logging.getLogger("trainloom")
@@ -44,6 +46,7 @@ logger = logging.getLogger("trainloom")
 WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
 
+CHECKPOINT = "checkpoint"  # the kind of artifacts that are states of a training
 CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0  # s between tries to reach a store that is away
@@ -80,8 +83,10 @@ class TaskRunner:
         store: Store,
         folders: Folders,
         code_dir: Path,
+        events: EventLog,
     ) -> None:
         self._settings = settings
+        self._events = events
         self._resolver = resolver
         self._store = store
         self._folders = folders
@@ -187,6 +192,8 @@ class TaskRunner:
                 attempt.stop.polled = "stop" in _named(training)  # until then a signal need not wait for anybody to ask
             trainer.train()
             score, metrics = _score(trainer)
+            if attempt is not None and attempt.events is not None:
+                attempt.events.tested({row["metric_name"]: row["metric_value"] for row in metrics})
             blobs = {
                 **{name: list(getattr(trainer, name, [])) for name in HISTORIES},
                 "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
@@ -296,6 +303,7 @@ class TaskRunner:
         settled = numerics.settle(self._threads())
         offered: dict[str, Any] = {"seed": training.seed}
         if attempt is not None:
+            attempt.events = TrainingEvents(self._events, training.key, attempt.claim.attempt)
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
         if attempt is not None and "checkpoints" in _named(training):
             code = provenance.code_digest(training.classes())
@@ -412,12 +420,17 @@ def _parameter_count(trainer: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
 
 
+def checkpoint_name(epoch: int) -> str:
+    """What the artifact is called that holds a training's state after an epoch, counted from 1."""
+    return f"checkpoint of epoch {epoch}"
+
+
 def _checkpoint_artifact(kept: Recorded) -> dict[str, Any]:
     return {
-        "artifact_name": f"checkpoint of epoch {kept.epoch}",
+        "artifact_name": checkpoint_name(kept.epoch),
         "artifact_sha256": kept.sha256,
         "artifact_size": kept.size,
-        "artifact_kind": "checkpoint",
+        "artifact_kind": CHECKPOINT,
     }
 
 

@@ -20,6 +20,7 @@ from .heartbeat import Lease
 from .queue import Claim, LeaseLost, Queue
 from .stop import StopSignal
 from .store.interface import Store
+from .training_events import TrainingEvents
 
 logger = logging.getLogger("trainloom")
 
@@ -43,6 +44,7 @@ class RunningAttempt:
     stop: StopSignal
     store_away_limit: float
     keeper: CheckpointKeeper | None = None
+    events: TrainingEvents | None = None
     _ended: bool = False
     _next_look: float = 0.0
     _next_sign: float = 0.0
@@ -128,6 +130,8 @@ class RunningAttempt:
         self.lease.epoch(epochs_done, None)
 
     def epoch_finished(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Show the loss of an epoch, counted from 0, to whoever asks for the status."""
+        """Show the loss of an epoch, counted from 0, to whoever asks for the status, and keep all values as events."""
         loss = values.get("training_loss")
         self.lease.epoch(epoch + 1, loss if loss is not None and math.isfinite(loss) else None)
+        if self.events is not None:
+            self.events.epoch_finished(epoch, values)

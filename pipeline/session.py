@@ -13,28 +13,46 @@ from typing import Any
 
 from datajoint.hash_registry import get_store_backend
 
-from schemas import attempt, binding, checkpoint, project, schema, training_result  # noqa: F401 - tables to declare
+from schemas import (  # noqa: F401 - tables to declare
+    attempt,
+    binding,
+    checkpoint,
+    project,
+    schema,
+    script_result,
+    stored_dataset,
+    training_result,
+)
 from schemas.training_result import EXTERNAL_STORE
 
 from .connection import HealingConnection, open_connection
 from .errors import ConfigurationError, SessionError
+from .event_collection import EventCollection
+from .event_file import EventFile
+from .event_spool import EventSpool
+from .events import EventLog
 from .file_digest import FileDigests
 from .home import Home
+from .models import ModelLibrary
 from .prober import DatasetProber
 from .queue import declare_indexes
 from .resolver import ClassResolver
 from .runner import Folders, TaskRunner
+from .script_runner import ScriptTaskRunner
 from .services.mongo import MongoServer, MongoUnavailable
 from .services.postgres import PostgresServer
 from .settings import Database, Settings, without_password
 from .store import datajoint_adapter
+from .store.errors import StoreError
 from .store.folder import FolderStore
 from .store.gridfs import GridFSStore
 from .store.interface import Store
+from .store.mongo_client import open_client
 
 logger = logging.getLogger("trainloom")
 
 DECLARATION_WAIT = 120  # s, for another process that declares the tables
+EVENT_SPOOL_BYTES = 64 << 20  # of events that wait on this node, for one process
 MONGO_TIMEOUT = 10_000  # ms, to find a server
 IN_POD = Path("/var/run/secrets/kubernetes.io")
 
@@ -52,6 +70,7 @@ class Session:
     project_id : 32 hexadecimal digits that the SQL side and the store share.
     home : the project's home, or None where every server is elsewhere.
     store_note : why the store is not GridFS, or empty.
+    events : what trainings, validations and tests report while they run.
     """
 
     settings: Settings
@@ -61,6 +80,7 @@ class Session:
     project_id: str
     home: Home | None
     store_note: str
+    events: EventLog
     _cleanup: ExitStack
 
     def __enter__(self) -> Session:
@@ -125,12 +145,20 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     cleanup.callback(schema.deactivate)
     _activate(settings, connection, home)
     project_id = project.Project().fetch1("project_id")
-    store, note = _store(settings, home, project_id, cleanup)
+    digests = FileDigests(folders.dataset_cache_dir)
+    store, note, mongo = _store(settings, home, project_id, digests, cleanup)
     datajoint_adapter.attach(settings.schema_name, store)
     cleanup.callback(datajoint_adapter.detach, settings.schema_name)
     _check_external_store(connection)
-    _bind(settings, database, store, folders, cleanup)
-    return Session(settings, connection, store, folders, project_id, home, note, cleanup)
+    events = EventLog(
+        EventCollection(mongo, f"{settings.schema_name}.events") if mongo else EventFile(_event_file(settings, home)),
+        EventSpool(folders.model_save_dir / "events" / project_id, EVENT_SPOOL_BYTES),
+    )
+    cleanup.callback(events.close)
+    _bind(settings, database, store, folders, digests, events, cleanup)
+    script_result.bind(ScriptTaskRunner(settings, home, (settings.code_dir or Path.cwd()).resolve()))
+    cleanup.callback(script_result.bind, None)
+    return Session(settings, connection, store, folders, project_id, home, note, events, cleanup)
 
 
 def _home(settings: Settings, create: bool) -> Home | None:
@@ -207,6 +235,7 @@ def _activate(settings: Settings, connection: HealingConnection, home: Home | No
             if not _declared(settings, connection):
                 schema.activate(settings.schema_name, connection, create=True)
                 declare_indexes(training_result.TrainingResult())  # and with them the job table
+                declare_indexes(script_result.ScriptResult())
                 _write_project(settings, home)
                 return
     schema.activate(settings.schema_name, connection, create=False)
@@ -266,10 +295,12 @@ def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iter
             connection.query("SET lock_timeout = DEFAULT")
 
 
-def _store(settings: Settings, home: Home | None, project_id: str, cleanup: ExitStack) -> tuple[Store, str]:
-    """The store and, where it is not the wanted GridFS, a sentence that says why."""
+def _store(
+    settings: Settings, home: Home | None, project_id: str, digests: FileDigests, cleanup: ExitStack
+) -> tuple[Store, str, Callable[[], Any] | None]:
+    """The store; where it is not the wanted GridFS, a sentence that says why; what opens the MongoDB database."""
     if settings.store == "folder":
-        return _folder_store(settings, home), ""
+        return _folder_store(settings, home, project_id, digests), "", None
     try:
         url = settings.mongo_url.get_secret_value() if settings.mongo_url else _embedded_mongo(home)
     except MongoUnavailable as error:
@@ -277,10 +308,11 @@ def _store(settings: Settings, home: Home | None, project_id: str, cleanup: Exit
             raise
         note = f"objects are kept in a folder: {error}"
         logger.warning("%s", note)
-        return _folder_store(settings, home), note
+        return _folder_store(settings, home, project_id, digests), note, None
     database = _database_of(url, settings, cleanup)
-    _compare_project(database, url, settings, project_id)
-    return GridFSStore(database, bucket=f"{settings.schema_name}.objects"), ""
+    store = GridFSStore(database, bucket=f"{settings.schema_name}.objects", digests=digests)
+    _compare_project(store, f"MongoDB at {without_password(url)}", settings, project_id)
+    return store, "", database
 
 
 def _embedded_mongo(home: Home | None) -> str:
@@ -288,24 +320,31 @@ def _embedded_mongo(home: Home | None) -> str:
     return MongoServer(home).ensure_running().url
 
 
-def _folder_store(settings: Settings, home: Home | None) -> FolderStore:
+def _event_file(settings: Settings, home: Home | None) -> Path:
+    """Beside the folder store, whose folder `_folder_store` has found."""
+    folder = settings.store_dir or (home.store_dir if home is not None else None)
+    assert folder is not None, "_folder_store refuses that"
+    return folder / f"{settings.schema_name}.events.sqlite3"
+
+
+def _folder_store(settings: Settings, home: Home | None, project_id: str, digests: FileDigests) -> FolderStore:
     folder = settings.store_dir or (home.store_dir if home is not None else None)
     if folder is None:
         raise ConfigurationError(
             "store_dir is not set and there is no home to put the store in; set TRAINLOOM_STORE_DIR"
         )
-    return FolderStore(folder)
+    store = FolderStore(folder, digests=digests)
+    _compare_project(store, store.where, settings, project_id)
+    return store
 
 
 def _database_of(url: str, settings: Settings, cleanup: ExitStack) -> Callable[[], Any]:
     """Opens the MongoDB database, once per process that asks."""
-    import pymongo
-
     clients: dict[int, Any] = {}  # by process: a client must not be used across a fork
 
     def open_database() -> Any:
         if os.getpid() not in clients:
-            clients[os.getpid()] = pymongo.MongoClient(url, serverSelectionTimeoutMS=MONGO_TIMEOUT, tz_aware=True)
+            clients[os.getpid()] = open_client(url, MONGO_TIMEOUT)
         return clients[os.getpid()][settings.mongo_database]
 
     def close() -> None:
@@ -317,30 +356,33 @@ def _database_of(url: str, settings: Settings, cleanup: ExitStack) -> Callable[[
     return open_database
 
 
-def _compare_project(database: Callable[[], Any], url: str, settings: Settings, project_id: str) -> None:
+def _compare_project(store: Store, label: str, settings: Settings, project_id: str) -> None:
     """The store must belong to the same project as the tables: otherwise one side would collect the other's objects."""
-    from pymongo.errors import PyMongoError
-
     try:
-        collection = database()[f"{settings.schema_name}.project"]
-        collection.update_one({"_id": "project"}, {"$setOnInsert": {"project_id": project_id}}, upsert=True)
-        theirs = collection.find_one({"_id": "project"})["project_id"]
-    except PyMongoError as error:
-        raise ConfigurationError(f"MongoDB at {without_password(url)} cannot be used: {error}") from error
+        theirs = store.claim(project_id)
+    except StoreError as error:
+        raise ConfigurationError(f"{label} cannot be used: {error}") from error
     if theirs != project_id:
         raise ConfigurationError(
-            f"the store at {without_password(url)} belongs to another project than the tables of "
-            f"{settings.schema_name}; "
-            "correct mongo_url, mongo_database or project"
+            f"{label} belongs to another project than the tables of {settings.schema_name}; "
+            "correct mongo_url, mongo_database, store_dir or project"
         )
 
 
-def _bind(settings: Settings, database: Database, store: Store, folders: Folders, cleanup: ExitStack) -> None:
+def _bind(
+    settings: Settings,
+    database: Database,
+    store: Store,
+    folders: Folders,
+    digests: FileDigests,
+    events: EventLog,
+    cleanup: ExitStack,
+) -> None:
     code_dir = (settings.code_dir or Path.cwd()).resolve()
     resolver = ClassResolver(settings.allowed_packages, code_dir)
-    digests = FileDigests(folders.dataset_cache_dir)
     prober = DatasetProber(resolver, digests, store, folders.dataset_dir, mirror=settings.mirror_datasets)
-    runner = TaskRunner(settings, database, resolver, store, folders, code_dir)
+    runner = TaskRunner(settings, database, resolver, store, folders, code_dir, events)
     cleanup.callback(runner.close)
-    binding.bind(binding.Services(resolver, prober, runner))
+    models = ModelLibrary(resolver, store, folders)
+    binding.bind(binding.Services(resolver, prober, runner, models))
     cleanup.callback(binding.bind, None)

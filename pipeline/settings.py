@@ -96,6 +96,9 @@ class Settings(BaseModel):
         30.0, ge=0, description="delay before the second try; later ones wait 4 times as long, s"
     )
     grace_seconds: float = Field(25.0, ge=0, description="how long a stopping worker may take to save, s; 0: no limit")
+    allow_scripts: bool | None = Field(
+        None, description="run script tasks, which are code out of rows; empty: only with embedded servers"
+    )
     poll_seconds: float = Field(5.0, gt=0, description="how often a worker without work looks for some, s")
     worker_processes: int = Field(1, ge=1, description="worker processes on this machine that share its cores")
 
@@ -225,11 +228,13 @@ def _parse_database_url(url: str, tls: bool | None) -> Database:
 
 
 def without_password(url: str) -> str:
-    """A URL fit for messages and logs, also where its password holds characters that should have been escaped."""
+    """A URL fit for messages and logs, also where its password holds characters that should have been escaped; without
+    its options, which may hold passwords too."""
     scheme, separator, rest = url.partition("://")
     userinfo, at, host = rest.rpartition("@")
     user, colon, _ = userinfo.partition(":")
-    return f"{scheme}{separator}{user}:***{at}{host}" if at and colon else url
+    shown = f"{user}:***" if at and colon else userinfo
+    return f"{scheme}{separator}{shown}{at}{host.partition('?')[0]}"
 
 
 def layers(config: Path | None, env: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:

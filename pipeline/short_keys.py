@@ -19,11 +19,16 @@ LABELS = {
     "model_config_md5_hash": "model configuration",
     "training_config_md5_hash": "training configuration",
     "training_task_md5_hash": "task",
+    "stored_model_md5_hash": "stored model",
 }
 
 
 class UnknownKey(PipelineError, ValueError):
     """No row, or more than one, has a key that begins so."""
+
+
+class AmbiguousKey(UnknownKey):
+    """More than one row has a key that begins so."""
 
 
 def shown(key: str) -> str:
@@ -52,7 +57,7 @@ def full_key(table: Any, typed: str) -> str:
         raise UnknownKey(f"there is no {label} with a key that begins with {beginning}; {_hint(column)}")
     if len(found) > 1:
         more = " and more" if len(found) > CANDIDATES else ""
-        raise UnknownKey(
+        raise AmbiguousKey(
             f"several {label}s have keys that begin with {beginning}: {', '.join(sorted(found)[:CANDIDATES])}{more}; "
             "give more characters"
         )
@@ -62,4 +67,6 @@ def full_key(table: Any, typed: str) -> str:
 def _hint(column: str) -> str:
     if column == "training_task_md5_hash":
         return "`trainloom task list` shows the tasks"
+    if column == "stored_model_md5_hash":
+        return "`trainloom model ls` shows the models"
     return "`trainloom insert` prints the keys of a file's rows again"

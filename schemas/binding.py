@@ -1,4 +1,4 @@
-"""What an open session lends the tables: how classes are found, how datasets are probed, how tasks are trained."""
+"""What an open session lends the tables: how classes are found, datasets probed, tasks trained and models loaded."""
 
 from __future__ import annotations
 
@@ -75,6 +75,41 @@ class Runner(Protocol):
         """Axes with the loss histories."""
 
 
+class Models(Protocol):
+    """Finds models by query, loads them, and stores those that were trained elsewhere."""
+
+    def load_result(
+        self, result: Mapping[str, Any], table: Any, device: Any, *, epoch: int | None, prefix: str, strict: bool
+    ) -> Any:
+        """The model of a finished task; see `TrainingResult.load_model`."""
+
+    def load_stored(self, row: Mapping[str, Any], device: Any) -> Any:
+        """A stored model; see `StoredModel.load_model`."""
+
+    def stored_state(self, row: Mapping[str, Any], device: Any) -> dict[str, Any]:
+        """The state dict of a stored model."""
+
+    def put(
+        self,
+        table: Any,
+        weights: Any,
+        described: Mapping[str, Any],
+        model_class: Any,
+        params: Mapping[str, Any] | None,
+        metrics: Mapping[str, Any],
+    ) -> dict[str, str]:
+        """Upload weights and register them; see `StoredModel.put`."""
+
+    def find(self, table: Any, where: Any, sort: Any, limit: int | None) -> list[dict[str, str]]:
+        """Keys in order; see `TrainingResult.find`."""
+
+    def best(self, table: Any, metric: str, where: Any) -> dict[str, str]:
+        """The best key by a metric; see `TrainingResult.best`."""
+
+    def newest(self, table: Any, where: Any) -> dict[str, str]:
+        """The newest key; see `TrainingResult.newest`."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a session binds."""
@@ -82,6 +117,7 @@ class Services:
     resolver: Resolver
     prober: Prober
     runner: Runner
+    models: Models
 
 
 _bound: Services | None = None

@@ -6,7 +6,7 @@ import datajoint as dj
 
 from .schema import Connected, schema
 
-VERSION = 1  # of the tables; raised when a definition changes
+VERSION = 2  # of the tables; raised when a definition changes
 
 
 @schema

@@ -200,6 +200,64 @@ class TrainingResult(Connected, dj.Computed):
         evaluated = self.get_trainer(key).evaluate(return_outputs_targets_and_loss=True)
         return dict(evaluated)
 
+    def load_model(
+        self,
+        key: Mapping[str, Any],
+        device: Any = "cpu",
+        *,
+        epoch: int | None = None,
+        prefix: str = "",
+        strict: bool = True,
+    ) -> Any:
+        """The best model of a finished task: an ``nn.Module`` in eval mode on a device, its weights verified.
+
+        Class, parameters and shapes come from the rows, the weights from the store, or from the file in
+        `model_save_dir` where that holds the same bytes. Neither the data file nor the classes of dataset, trainer and
+        optimizer are needed.
+
+        Parameters
+        ----------
+        epoch : the model as it was after this epoch, counted from 1, instead of the best; it must have been kept (the
+            trainer's ``checkpoints_kept_every`` and ``checkpoints_kept_best``).
+        prefix : take only the weights whose names begin so; the others stay as the class makes them.
+        strict : refuse weights whose names are not those of the model.
+
+        Raises
+        ------
+        pipeline.model_weights.UnusableModel, pipeline.store.StoreError, InvalidRow
+            If the class is gone, the weights do not fit it, or their object is missing or damaged.
+        """
+        return services("TrainingResult").models.load_result(
+            self._finished(key), self, device, epoch=epoch, prefix=prefix, strict=strict
+        )
+
+    def find(self, where: Any = True, sort: Any = None, limit: int | None = None) -> list[dict[str, str]]:
+        """Keys of finished tasks in the order asked for, in one statement.
+
+        Parameters
+        ----------
+        where : a DataJoint restriction on the columns of the result, its task and its configurations.
+        sort : a metric (its best first), a column (ascending; ``"time"`` is that of the insertion), either of them
+            after a minus sign (descending), or a list of these and of pairs such as ``("time", -1)``, 1 being ascending
+            and -1 descending. Newest first by default; what has no value comes last.
+        limit : how many keys at most.
+        """
+        return services("TrainingResult").models.find(self, where, sort, limit)
+
+    def best(self, metric: str = "accuracy", where: Any = True) -> dict[str, str]:
+        """The key of the best result by a metric, its loss or its test score, each by its own direction.
+
+        Raises
+        ------
+        pipeline.model_search.NoModel
+            If no result that fulfils `where` has the metric.
+        """
+        return services("TrainingResult").models.best(self, metric, where)
+
+    def newest(self, where: Any = True) -> dict[str, str]:
+        """The key of the result that was inserted last; raises as `best` does if there is none."""
+        return services("TrainingResult").models.newest(self, where)
+
     def plot_training_epoch_loss_history(self, key: Mapping[str, Any]) -> Any:
         """Plot training and validation loss over epochs; returns matplotlib's Axes."""
         result = (self & self._finished(key)).fetch1()

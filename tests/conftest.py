@@ -92,7 +92,9 @@ class MariaServer:
         return process is not None
 
     def _start(self) -> subprocess.Popen[bytes]:
+        (self._folder / "tmp").mkdir(exist_ok=True)  # servers that share one clear away each other's files
         address = [f"--port={self._port}", "--bind-address=127.0.0.1", f"--socket={self._folder}/s"]
+        address.append(f"--tmpdir={self._folder}/tmp")
         with open(self._folder / "log", "ab") as log:
             return subprocess.Popen(
                 [str(MARIADBD), *self._common, *address, "--character-set-server=utf8mb4", "--user=root"],

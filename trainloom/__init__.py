@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from pipeline.results import leaderboard
     from pipeline.session import Session, connect
     from pipeline.settings import Settings
+    from pipeline.tensor_hub import TensorHub
     from schemas.dataset_config import DatasetConfig
     from schemas.model_config import ModelConfig
+    from schemas.script_result import ScriptResult
+    from schemas.script_task import ScriptTask
+    from schemas.stored_dataset import StoredDataset
+    from schemas.stored_model import StoredModel
     from schemas.training_config import TrainingConfig
     from schemas.training_result import TrainingResult
     from schemas.training_task import TrainingTask
@@ -32,13 +37,23 @@ _HOMES = {
     "TrainingConfig": "schemas.training_config",
     "TrainingTask": "schemas.training_task",
     "TrainingResult": "schemas.training_result",
+    "StoredDataset": "schemas.stored_dataset",
+    "StoredModel": "schemas.stored_model",
+    "ScriptTask": "schemas.script_task",
+    "ScriptResult": "schemas.script_result",
+    "TensorHub": "pipeline.tensor_hub",
 }
 
 __all__ = [
     "DatasetConfig",
     "ModelConfig",
+    "ScriptResult",
+    "ScriptTask",
     "Session",
     "Settings",
+    "StoredDataset",
+    "StoredModel",
+    "TensorHub",
     "TrainingConfig",
     "TrainingResult",
     "TrainingTask",

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from pipeline.cli import error_chain
 
-COMMANDS = ("demo", "init", "doctor", "db", "insert", "task", "worker", "status", "results", "trace")
+COMMANDS = ("demo", "init", "doctor", "db", "insert", "task", "worker", "status", "results", "trace", "model", "store")
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 
 INTERRUPTED = 130

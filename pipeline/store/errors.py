@@ -44,3 +44,13 @@ class ContentChanged(StoreError, ValueError):
 
 class NotAnAddress(StoreError, ValueError):
     """A text is neither a sha256 in lower-case hex nor `trainloom://` followed by one."""
+
+
+class UploadSwept(StoreError):
+    """An upload took so long that a garbage collection took it for one whose process had died."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"Parts of an upload to {where} were removed before it ended: store the content again, "
+            "and collect garbage with a longer grace period"
+        )

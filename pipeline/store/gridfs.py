@@ -16,22 +16,24 @@ from typing import Any
 
 from bson import Binary, Int64, ObjectId
 from bson.codec_options import CodecOptions
-from gridfs import GridOut
 from gridfs.errors import CorruptGridFile
-from pymongo import ReturnDocument, UpdateOne
+from pymongo import ReadPreference, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError, ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import AutoReconnect, BulkWriteError
 from pymongo.write_concern import WriteConcern
 
-from .errors import ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
-from .interface import Store, StoredObject, checked_kind
+from pipeline.file_digest import FileDigests
+
+from .content import Pieces
+from .errors import ObjectDamaged, ObjectMissing, StoreError
+from .gridfs_chunks import Chunks
+from .gridfs_reader import ChunkReader
+from .interface import Store, StoredObject, Unfinished, checked_kind
+from .mongo_errors import MongoErrors
 from .verifying_reader import VerifyingReader
 
 CHUNK_SIZE = 1 << 20  # bytes in a chunk document; MongoDB allows documents of 16 MiB
-CHUNKS_PER_INSERT = 8  # chunk documents sent at a time: what an upload holds in memory
-_REFUSED = (13, 18)  # MongoDB's codes Unauthorized and AuthenticationFailed
-_LOOK = "look into the log of the server, and whether its disk is full"
 
 Documents = Collection[dict[str, Any]]
 
@@ -41,7 +43,8 @@ class GridFSStore(Store):
 
     The chunks are written first, under a random id; the file document is inserted last and makes the object visible. A
     unique index on its `metadata.sha256` lets one of several uploaders win. Chunks whose file document does not exist
-    are an unfinished upload; the time in their `files_id` says when it began.
+    are an unfinished upload; the time in the `_id` of the last one says how old it is. The loss of a replica set's
+    primary is waited out.
 
     Thread-safety: as pymongo's. Fork-safety: each process calls `connect` for itself, at its first use.
     Ownership: the client behind the database belongs to whoever wrote `connect`; the store never closes it.
@@ -52,14 +55,22 @@ class GridFSStore(Store):
         Returns the database; called once per process. Time-outs, TLS, retries, write concern and read preference are
         what its client was made with.
     bucket : str
-        Name of the GridFS bucket.
+        Name of the GridFS bucket; the collection `project` beside it says whose it is.
     chunk_size : int
         Bytes in a chunk of new objects; existing ones keep theirs.
+    digests : FileDigests, optional
+        As `Store` says.
     """
 
     def __init__(
-        self, connect: Callable[[], Database[Any]], *, bucket: str = "objects", chunk_size: int = CHUNK_SIZE
+        self,
+        connect: Callable[[], Database[Any]],
+        *,
+        bucket: str = "objects",
+        chunk_size: int = CHUNK_SIZE,
+        digests: FileDigests | None = None,
     ) -> None:
+        super().__init__(digests)
         if not 1 <= chunk_size <= 8 << 20:
             raise ValueError(f"chunk_size {chunk_size} must lie between 1 and {8 << 20} bytes")
         self._connect = connect
@@ -69,6 +80,7 @@ class GridFSStore(Store):
         # does not close sockets it shares.
         self._databases: dict[int, Database[Any]] = {}
         self._indexed_by: int | None = None
+        self._errors = MongoErrors(lambda: self.where)
 
     @property
     def where(self) -> str:
@@ -88,39 +100,46 @@ class GridFSStore(Store):
 
     @property
     def _root(self) -> Documents:
-        return self._database[self._bucket]
+        # Objects may be read wherever the client's settings say; all else needs to know what was written last.
+        return self._database.get_collection(self._bucket, read_preference=ReadPreference.PRIMARY)
 
     @property
     def _files(self) -> Documents:
         return self._root["files"]
 
     @property
-    def _chunks(self) -> Documents:
-        return self._root["chunks"]
+    def _chunks(self) -> Chunks:
+        return Chunks(self._root, self._chunk_size, self._errors)
 
     def _renew(self, sha256: str) -> StoredObject | None:
-        with self._usable():
-            document = self._files.find_one_and_update(
+        document = self._errors.patiently(
+            lambda: self._files.find_one_and_update(
                 {"metadata.sha256": sha256},
                 {"$currentDate": {"metadata.marked": True}},
                 return_document=ReturnDocument.AFTER,
             )
+        )
         return None if document is None else _stored(document)
 
-    def _upload(self, pieces: Iterator[bytes], sha256: str, size: int, kind: str) -> StoredObject:
+    def _may_hold(self, size: int) -> bool:
+        self._ensure_indexes()
+        with self._errors.translated():
+            return self._files.find_one({"length": size}, {"_id": 1}) is not None
+
+    def _upload(self, pieces: Pieces, kind: str) -> StoredObject:
         self._ensure_indexes()
         upload = ObjectId()
         try:
-            self._write_chunks(upload, pieces)
+            self._chunks.write(upload, pieces)
         except BaseException:
             with suppress(StoreError):  # the reason of the failure matters more than the chunks, which nobody sees
-                self._drop_chunks(upload)
+                self._chunks.drop(upload)
             raise
         # From here on an error does not say that the object was not published (the answer alone may be lost), so the
         # chunks stay: dropped, they might leave a visible object without its bytes.
-        published = self._publish(upload, sha256, size, kind)
+        published = self._publish(upload, pieces.sha256, pieces.size, kind)
         if published["_id"] != upload:  # another process was faster
-            self._drop_chunks(upload)
+            self._chunks.drop(upload)
         return _stored(published)
 
     def put_all(self, contents: Sequence[tuple[bytes, str]]) -> Sequence[str]:
@@ -140,8 +159,10 @@ class GridFSStore(Store):
         """Store contents of at most one chunk each, given by sha256."""
         self._ensure_indexes()
         theirs = {"metadata.sha256": {"$in": [*contents]}}
-        with self._usable():
-            renewed = self._files.update_many(theirs, {"$currentDate": {"metadata.marked": True}})
+        renewed = self._errors.patiently(
+            lambda: self._files.update_many(theirs, {"$currentDate": {"metadata.marked": True}})
+        )
+        with self._errors.translated():
             found = self._files.find(theirs, {"metadata.sha256": 1}) if renewed.matched_count else ()
             present = {document["metadata"]["sha256"] for document in found}
         uploads = {sha256: ObjectId() for sha256 in contents if sha256 not in present}
@@ -151,17 +172,17 @@ class GridFSStore(Store):
             {"files_id": upload, "n": 0, "data": Binary(contents[sha256][0])} for sha256, upload in uploads.items()
         ]
         try:
-            self._insert(chunks)
+            self._chunks.insert(chunks)
         except BaseException:
             with suppress(StoreError):
-                self._drop_chunks(*uploads.values())
+                self._chunks.drop(*uploads.values())
             raise
         for sha256 in self._publish_together(uploads, contents):
             # Another process was faster, or the server broke off: one by one each comes to an end.
             content, kind = contents[sha256]
             published = self._publish(uploads[sha256], sha256, len(content), kind)
             if published["_id"] != uploads[sha256]:
-                self._drop_chunks(uploads[sha256])
+                self._chunks.drop(uploads[sha256])
 
     def _publish_together(
         self, uploads: Mapping[str, ObjectId], contents: Mapping[str, tuple[bytes, str]]
@@ -172,43 +193,25 @@ class GridFSStore(Store):
             content, kind = contents[sha256]
             document = self._publication(upload, sha256, len(content), kind)
             updates.append(UpdateOne({"metadata.sha256": sha256}, document, upsert=True))
-        with self._usable():
+        with self._errors.translated():
             try:
                 result = self._durable_files.bulk_write(updates, ordered=False)
-            except BulkWriteError:
+            except (BulkWriteError, AutoReconnect):
                 return uploads.keys()
         inserted = set((result.upserted_ids or {}).values())
         return {sha256 for sha256, upload in uploads.items() if upload not in inserted}
 
-    def _write_chunks(self, upload: ObjectId, pieces: Iterator[bytes]) -> None:
-        batch: list[dict[str, Any]] = []
-        for number, data in enumerate(_chunked(pieces, self._chunk_size)):
-            batch.append({"files_id": upload, "n": number, "data": Binary(data)})
-            if len(batch) == CHUNKS_PER_INSERT:
-                self._insert(batch)
-                batch = []
-        if batch:
-            self._insert(batch)
-
-    def _insert(self, batch: list[dict[str, Any]]) -> None:
-        with self._usable():
-            try:
-                self._chunks.insert_many(batch)
-            except BulkWriteError as error:
-                # Its own text would repeat the bytes of the chunk that failed.
-                reason = (error.details["writeErrors"] or error.details["writeConcernErrors"])[0]["errmsg"]
-                raise StoreUnavailable(f"Cannot write to {self.where} ({reason}): {_LOOK}") from None
-
     def _publish(self, upload: ObjectId, sha256: str, size: int, kind: str) -> dict[str, Any]:
         """Insert the file document, or renew the mark of the one that is there; returns the document in force."""
-        with self._usable():
-            # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
-            published = self._durable_files.find_one_and_update(
+        # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
+        published = self._errors.patiently(
+            lambda: self._durable_files.find_one_and_update(
                 {"metadata.sha256": sha256},
                 self._publication(upload, sha256, size, kind),
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
+        )
         assert published is not None
         return published
 
@@ -233,7 +236,7 @@ class GridFSStore(Store):
     def _open(self, sha256: str) -> VerifyingReader:
         document = self._find(sha256)
         return VerifyingReader(
-            GridOut(self._root, file_document=document),
+            ChunkReader(self._database[f"{self._bucket}.chunks"], document),
             sha256=sha256,
             size=int(document["length"]),
             where=self.where,
@@ -244,65 +247,74 @@ class GridFSStore(Store):
         return _stored(self._find(sha256))
 
     def _find(self, sha256: str) -> dict[str, Any]:
-        with self._usable():
-            document = self._files.find_one({"metadata.sha256": sha256})
+        document = self._errors.patiently(lambda: self._files.find_one({"metadata.sha256": sha256}))
         if document is None:
             raise ObjectMissing(sha256, self.where)
         return document
 
     def _list(self) -> Iterator[StoredObject]:
-        with self._usable(), self._files.find({"metadata.sha256": {"$exists": True}}) as cursor:
+        with self._errors.translated(), self._files.find({"metadata.sha256": {"$exists": True}}) as cursor:
             for document in cursor.sort("metadata.sha256"):
                 yield _stored(document)
 
     def _delete(self, sha256: str) -> None:
-        with self._usable():
+        with self._errors.translated():
             # The file document first: from then on the object is gone, and its chunks look like an unfinished upload.
             document = self._files.find_one_and_delete({"metadata.sha256": sha256})
         if document is not None:
-            self._drop_chunks(document["_id"])
+            self._chunks.drop(document["_id"])
 
-    def _drop_chunks(self, *uploads: ObjectId) -> None:
-        with self._usable():
-            self._chunks.delete_many({"files_id": {"$in": uploads}})
+    def _delete_unrenewed(self, seen: StoredObject) -> bool:
+        with self._errors.translated():
+            unrenewed = {"metadata.sha256": seen.sha256, "metadata.marked": seen.marked}
+            document = self._files.find_one_and_delete(unrenewed)
+        if document is not None:
+            self._chunks.drop(document["_id"])
+        return document is not None
+
+    def _unfinished_before(self, before: datetime) -> Iterator[Unfinished]:
+        return self._chunks.unowned(before)
+
+    def _drop_unfinished(self, upload: str) -> None:
+        self._chunks.drop(ObjectId(upload))
+
+    def _now(self) -> datetime:
+        with self._errors.translated():
+            told: datetime = self._database.client.admin.command("hello")["localTime"]
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
+
+    def _claim(self, project_id: str) -> str:
+        beside = ".".join([*self._bucket.split(".")[:-1], "project"])
+        marks: Documents = self._database.get_collection(beside, read_preference=ReadPreference.PRIMARY)
+        mark = self._errors.patiently(
+            lambda: marks.find_one_and_update(
+                {"_id": "project"},
+                {"$setOnInsert": {"project_id": project_id}},
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        )
+        assert mark is not None
+        return str(mark["project_id"])
 
     def _ensure_indexes(self) -> None:
         """Make the indexes, once per process: to make one that exists is a cheap no-op for the server."""
         if self._indexed_by == os.getpid():
             return
-        with self._usable():
-            self._chunks.create_index([("files_id", 1), ("n", 1)], unique=True)
+        with self._errors.translated():
+            self._root["chunks"].create_index([("files_id", 1), ("n", 1)], unique=True)
             self._files.create_index([("filename", 1), ("uploadDate", 1)])
+            self._files.create_index("length")
             self._files.create_index("metadata.sha256", unique=True)
         self._indexed_by = os.getpid()
 
     @contextmanager
     def _readable(self, sha256: str) -> Iterator[None]:
         try:
-            with self._usable():
+            with self._errors.translated():
                 yield
         except CorruptGridFile as error:
             raise ObjectDamaged(sha256, self.where, str(error)) from error
-
-    @contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Translate the driver's errors."""
-        try:
-            yield
-        except ConnectionFailure as error:
-            raise StoreUnavailable(
-                f"Cannot reach {self.where}: start the server, or correct its address or its TLS settings"
-            ) from error
-        except CorruptGridFile:
-            raise  # about one object, not about the server
-        except OperationFailure as error:
-            if error.code in _REFUSED:
-                raise StoreUnavailable(
-                    f"This user may not use {self.where}: correct user and password, or have the role readWrite granted"
-                ) from error
-            raise StoreUnavailable(f"Cannot use {self.where} ({error}): {_LOOK}") from error
-        except PyMongoError as error:
-            raise StoreError(f"Cannot use {self.where} ({error}): correct its URL or settings") from error
 
 
 def _stored(document: Mapping[str, Any]) -> StoredObject:
@@ -314,18 +326,3 @@ def _stored(document: Mapping[str, Any]) -> StoredObject:
         created=document["uploadDate"],
         marked=metadata["marked"],
     )
-
-
-def _chunked(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Cut or join pieces to chunks of `size` bytes (the last may be shorter)."""
-    rest = bytearray()
-    for piece in pieces:
-        if not rest and len(piece) == size:
-            yield piece
-            continue
-        rest += piece
-        while len(rest) >= size:
-            yield bytes(rest[:size])
-            del rest[:size]
-    if rest:
-        yield bytes(rest)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
 import shutil
 import tempfile
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
+
+from pipeline.file_digest import SETTLED, FileDigests, FileStillWritten
 
 from .address import SCHEME, checked_sha256, parse_address
+from .content import PIECE, Pieces, bytes_left, digest_of, rewindable
 from .errors import ContentChanged, NotAnAddress, ObjectDamaged, ObjectMissing, StoreError, StoreUnavailable
 from .verifying_reader import VerifyingReader
 
@@ -30,13 +33,12 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "StoredObject",
+    "Unfinished",
     "checked_sha256",
     "parse_address",
 ]
 
-PIECE = 1 << 20  # bytes copied and handed to a store at a time
-HASHED_PIECE = 1 << 18  # bytes hashed at a time when nothing else is done with them: they stay in the processor's cache
-SPOOL_IN_MEMORY = 8 << 20  # bytes of a stream that cannot be rewound kept in memory before a temporary file is used
+LARGE = 32 << 20  # bytes from which on hashing takes longer than asking the store and remembering the digests of files
 _KIND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+/-]{0,63}|")
 
 
@@ -66,6 +68,25 @@ class StoredObject:
     marked: datetime
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """What is left of an upload that was not published, or of a deletion that was not completed.
+
+    Attributes
+    ----------
+    upload : str
+        How the store names it.
+    touched : datetime
+        When bytes were last added (UTC, by the clock of the uploader).
+    size : int
+        Bytes it takes.
+    """
+
+    upload: str
+    touched: datetime
+    size: int
+
+
 class Store(ABC):
     """Keeps objects by the sha256 of their content; each is kept once, however often it is put.
 
@@ -79,19 +100,31 @@ class Store(ABC):
     know the rows and deletes only what it is told to.
 
     Subclasses implement the underscored methods, which get checked arguments.
+
+    Parameters
+    ----------
+    digests : FileDigests, optional
+        Remembers the digests of large files that are put by their path, so that a file that did not change is not read
+        again.
     """
+
+    def __init__(self, digests: FileDigests | None = None) -> None:
+        self._digests = digests
 
     @property
     @abstractmethod
     def where(self) -> str:
         """The store as messages name it, without credentials."""
 
-    def put(self, content: bytes | BinaryIO | os.PathLike[str], *, kind: str = "") -> StoredObject:
+    def put(
+        self, content: bytes | BinaryIO | os.PathLike[str], *, kind: str = "", sha256: str | None = None
+    ) -> StoredObject:
         """Store content and return what the store now knows of it.
 
-        The content is hashed first: if it is there already, only its mark is renewed (the first `kind` stays) and
-        nothing is uploaded. It is hashed again while it is uploaded. Memory is bounded whatever its size; a stream that
-        cannot be rewound is spooled to a temporary file.
+        If it is there already, only its mark is renewed (the first `kind` stays) and nothing is uploaded. To know that,
+        the content is hashed first, unless its digest is known or the store has no object of its length; whatever is
+        uploaded is hashed on its way. Memory is bounded whatever its size; a stream that cannot be rewound is spooled
+        to a temporary file.
 
         Parameters
         ----------
@@ -99,27 +132,59 @@ class Store(ABC):
             A stream is read from its present position to its end.
         kind : str, optional
             At most 64 letters, digits and `_.+/-`.
+        sha256 : str, optional
+            The digest, where the caller knows it. If an object has it, the content is not read at all; else it is
+            checked while it is uploaded.
 
         Raises
         ------
         ContentChanged
-            If the content was modified meanwhile.
+            If the content was modified meanwhile, or `sha256` is not its digest.
         StoreUnavailable
             If the store cannot be reached or written.
         TypeError
             If the content is text.
         ValueError
-            If `kind` has another form.
+            If `kind` or `sha256` has another form.
         """
         checked_kind(kind)
-        with _rewindable(content) as stream:
-            start = stream.tell()
-            sha256, size = _digest(stream)
-            present = self._renew(sha256)
+        if sha256 is not None:
+            present = self._renew(checked_sha256(sha256))
             if present is not None:
                 return present
-            stream.seek(start)
-            return self._upload(_pieces(stream, sha256), sha256, size, kind)
+        with rewindable(content) as stream:
+            expected = sha256
+            if sha256 is None:
+                expected = self._digest_first(content, stream)
+                present = None if expected is None else self._renew(expected)
+                if present is not None:
+                    return present
+            opened, status = time.time_ns(), os.fstat(stream.fileno()) if isinstance(content, os.PathLike) else None
+            stored = self._upload(Pieces(stream, expected), kind)
+            if status is not None:
+                self._remember(Path(cast(os.PathLike[str], content)), stored, status, opened)
+            return stored
+
+    def _digest_first(self, content: object, stream: BinaryIO) -> str | None:
+        """The sha256 of content that may be there already; None where no object is of its length: that of new content
+        comes out of its upload."""
+        size = bytes_left(stream)
+        if size >= LARGE and not self._may_hold(size):
+            return None
+        if size >= LARGE and self._digests is not None and isinstance(content, os.PathLike):
+            try:
+                return self._digests.sha256_of(content)
+            except FileStillWritten as error:
+                raise StoreError(str(error)) from error
+        return digest_of(stream)
+
+    def _remember(self, path: Path, stored: StoredObject, status: os.stat_result, opened: int) -> None:
+        """Remember the digest of a large file that was stable from before it was read, at `opened` (ns), until now."""
+        if self._digests is None or stored.size < LARGE:
+            return
+        # Changed just before it was opened, it may change again within the resolution of its time stamps.
+        if opened - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED and _same_file(path, status):
+            self._digests.remember_read(path, stored.sha256, status)
 
     def put_all(self, contents: Sequence[tuple[bytes, str]]) -> Sequence[str]:
         """Store several small contents, each with its kind, with fewer waits for the store than one by one; returns
@@ -159,6 +224,26 @@ class Store(ABC):
         """
         self._delete(checked_sha256(sha256))
 
+    def delete_unrenewed(self, seen: StoredObject) -> bool:
+        """Remove an object unless it was put again since it was `seen`; returns whether this call removed it."""
+        return self._delete_unrenewed(seen)
+
+    def unfinished(self, before: datetime) -> Iterator[Unfinished]:
+        """What was begun and neither finished nor touched since `before`."""
+        return self._unfinished_before(before)
+
+    def drop_unfinished(self, left: Unfinished) -> None:
+        """Remove what is left of an upload; one that goes on after all ends with an error and publishes nothing."""
+        self._drop_unfinished(left.upload)
+
+    def now(self) -> datetime:
+        """The time (UTC) by the clock that marks objects."""
+        return self._now()
+
+    def claim(self, project_id: str) -> str:
+        """Let the store belong to a project unless it belongs to one; returns the id of the one it belongs to."""
+        return self._claim(project_id)
+
     def get_bytes(self, sha256: str) -> bytes:
         """The whole verified content in memory; raises as `open` and its reads do."""
         with self.open(sha256) as stream:
@@ -193,11 +278,16 @@ class Store(ABC):
         """Renew the mark of an object that is there; None if it is not."""
 
     @abstractmethod
-    def _upload(self, pieces: Iterator[bytes], sha256: str, size: int, kind: str) -> StoredObject:
+    def _upload(self, pieces: Pieces, kind: str) -> StoredObject:
         """Write all pieces, then publish them in one step; when another was faster, drop them and renew its mark.
 
-        `pieces` raises `ContentChanged` at its end if it did not deliver what was promised: publish only after that.
+        `pieces` knows its digest and size after its end, and raises `ContentChanged` there if it did not deliver what
+        was promised: publish only after that.
         """
+
+    def _may_hold(self, size: int) -> bool:
+        """Whether an object of that many bytes may be there; True where that is not quickly known."""
+        return True
 
     @abstractmethod
     def _open(self, sha256: str) -> VerifyingReader: ...
@@ -210,6 +300,21 @@ class Store(ABC):
 
     @abstractmethod
     def _delete(self, sha256: str) -> None: ...
+
+    @abstractmethod
+    def _delete_unrenewed(self, seen: StoredObject) -> bool: ...
+
+    @abstractmethod
+    def _unfinished_before(self, before: datetime) -> Iterator[Unfinished]: ...
+
+    @abstractmethod
+    def _drop_unfinished(self, upload: str) -> None: ...
+
+    @abstractmethod
+    def _now(self) -> datetime: ...
+
+    @abstractmethod
+    def _claim(self, project_id: str) -> str: ...
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
@@ -228,42 +333,13 @@ def checked_kind(kind: str) -> str:
     return kind
 
 
-@contextmanager
-def _rewindable(content: Any) -> Iterator[BinaryIO]:
-    """`content` (whatever a caller gave) as a stream that can be read twice."""
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        yield io.BytesIO(content)
-    elif isinstance(content, os.PathLike):
-        with open(content, "rb") as file:
-            yield file
-    elif not hasattr(content, "read"):
-        given = type(content).__name__
-        raise TypeError(f"Content of type {given} cannot be stored: give bytes, a binary stream or a Path")
-    elif isinstance(content, io.TextIOBase):
-        raise TypeError("A text stream cannot be stored: open the file in binary mode")
-    elif content.seekable():
-        yield content
-    else:
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_IN_MEMORY) as spool:
-            shutil.copyfileobj(content, spool, PIECE)
-            spool.seek(0)
-            yield cast(BinaryIO, spool)
-
-
-def _digest(stream: BinaryIO) -> tuple[str, int]:
-    """The sha256 and the number of bytes from the present position to the end."""
-    digest, size = hashlib.sha256(), 0
-    while piece := stream.read(HASHED_PIECE):
-        digest.update(piece)
-        size += len(piece)
-    return digest.hexdigest(), size
-
-
-def _pieces(stream: BinaryIO, sha256: str) -> Iterator[bytes]:
-    """Yield the stream in pieces; raise `ContentChanged` after the last if they do not hash to `sha256`."""
-    digest = hashlib.sha256()
-    while piece := stream.read(PIECE):
-        digest.update(piece)
-        yield piece
-    if digest.hexdigest() != sha256:
-        raise ContentChanged(sha256, digest.hexdigest())
+def _same_file(path: Path, status: os.stat_result) -> bool:
+    """Whether the file still is the one, unchanged, whose `status` was taken."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return False
+    return all(
+        getattr(now, name) == getattr(status, name)
+        for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    )

