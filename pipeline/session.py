@@ -233,18 +233,34 @@ def _activate(settings: Settings, connection: HealingConnection, home: Home | No
     if not _declared(settings, connection):
         with _declaration_lock(settings, connection):
             if not _declared(settings, connection):
-                schema.activate(settings.schema_name, connection, create=True)
-                declare_indexes(training_result.TrainingResult())  # and with them the job table
-                declare_indexes(script_result.ScriptResult())
+                _declare(settings, connection)
                 _write_project(settings, home)
                 return
     schema.activate(settings.schema_name, connection, create=False)
-    stored = project.Project().fetch1("tables_version")
-    if stored != project.VERSION:
+    stored = _tables_version()
+    if project.GROWN_SINCE <= stored < project.VERSION:
+        schema.deactivate()
+        with _declaration_lock(settings, connection):
+            _declare(settings, connection)
+            if _tables_version() < project.VERSION:
+                project.Project().update1({"project_key": 1, "tables_version": project.VERSION})
+                logger.warning("added the tables of version %d to %s", project.VERSION, settings.schema_name)
+    elif stored != project.VERSION:
         raise ConfigurationError(
             f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; "
             "use the release that made them"
         )
+
+
+def _declare(settings: Settings, connection: HealingConnection) -> None:
+    """Bind the tables and declare those that are missing; the lock is held."""
+    schema.activate(settings.schema_name, connection, create=True)
+    declare_indexes(training_result.TrainingResult())  # and with them the job table
+    declare_indexes(script_result.ScriptResult())
+
+
+def _tables_version() -> int:
+    return int(project.Project().fetch1("tables_version"))
 
 
 def _declared(settings: Settings, connection: HealingConnection) -> bool:

@@ -18,7 +18,8 @@ from pipeline.session import Session, connect
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from schemas.errors import NotConnected
-from trainloom import ModelConfig, TrainingResult
+from schemas.project import VERSION, Project
+from trainloom import ModelConfig, ScriptResult, ScriptTask, StoredDataset, TrainingResult
 
 ROOT = Path(__file__).parents[2]
 OPEN = """
@@ -104,6 +105,20 @@ def test_without_a_mongod_the_folder_store_serves_and_that_is_said(
     session.close()
     with pytest.raises(MongoUnavailable):
         open_session(store="gridfs")
+
+
+def test_a_project_of_an_older_release_gets_the_tables_that_came_since(
+    open_session: Callable[..., Session], backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = open_session()
+    for table in (ScriptResult().jobs, ScriptResult(), ScriptTask(), StoredDataset()):
+        session.connection.query(f"DROP TABLE {table.full_table_name}")
+    Project().update1({"project_key": 1, "tables_version": 1})
+    session.close()
+    open_session()
+    assert len(ScriptResult()) == len(ScriptTask()) == len(StoredDataset()) == 0
+    assert Project().fetch1("tables_version") == VERSION
+    assert "added the tables of version" in caplog.text
 
 
 def test_tables_of_another_version_are_refused(open_session: Callable[..., Session]) -> None:
