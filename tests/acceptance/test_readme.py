@@ -13,10 +13,18 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.usefixtures("project_environment")
-def test_the_snippet_of_the_readme_trains_four_tasks_and_draws_a_curve(tmp_path: Path) -> None:
-    [snippet] = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
-    done = subprocess.run([sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("'test_score'") == 4
+def test_the_snippets_of_the_readme_train_four_tasks_draw_a_curve_and_load_models(tmp_path: Path) -> None:
+    first, second = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    trained = _run(first, tmp_path)
+    assert trained.count("'test_score'") == 4
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    loaded = _run(f"{second}print(type(model).__name__, type(newest).__name__, len(keys))\n", tmp_path)
+    assert loaded.split() == ["SimpleMLP", "SimpleMLP", "4"]
+
+
+def _run(snippet: str, folder: Path) -> str:
+    """What a snippet prints."""
+    (folder / "snippet.py").write_text(snippet, encoding="utf-8")
+    done = subprocess.run([sys.executable, "snippet.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
