@@ -18,7 +18,7 @@ logger = logging.getLogger("trainloom")
 
 BATCH = 2_000  # events sent at a time
 MOST_WAITING = 20_000  # events in memory; more go to the spool
-DELAY = 0.3  # s for which events are collected before they are sent; a process that is killed loses those
+DELAY = 1.0  # s for which events are collected before they are sent; a process that is killed loses those
 ROOM_WAIT = 1.0  # s that an append waits for room where the events come faster than they can be kept
 FIRST_RETRY, LAST_RETRY = 1.0, 15.0  # s between tries to reach a place that is away
 FLUSH_LIMIT = 10.0  # s
