@@ -49,7 +49,7 @@ class RunningAttempt:
     _next_look: float = 0.0
     _next_sign: float = 0.0
     _batches_read: int = 0
-    _kept: frozenset[str] | set[str] = frozenset()
+    _kept: frozenset[str] = frozenset()
 
     @property
     def requested(self) -> bool:
@@ -80,7 +80,7 @@ class RunningAttempt:
         if self.keeper is None:
             return []
         kept = self.keeper.kept_for_good(UPLOAD_WAIT)
-        self._kept = {found.sha256 for found in kept}
+        self._kept = frozenset(found.sha256 for found in kept)
         return kept
 
     def close(self, *, published: bool, wait_s: float) -> None:

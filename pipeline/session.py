@@ -155,9 +155,7 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
         EventSpool(folders.model_save_dir / "events" / project_id, EVENT_SPOOL_BYTES),
     )
     cleanup.callback(events.close)
-    _bind(settings, database, store, folders, digests, events, cleanup)
-    script_result.bind(ScriptTaskRunner(settings, home, (settings.code_dir or Path.cwd()).resolve()))
-    cleanup.callback(script_result.bind, None)
+    _bind(settings, home, database, store, folders, digests, events, cleanup)
     return Session(settings, connection, store, folders, project_id, home, note, events, cleanup)
 
 
@@ -387,6 +385,7 @@ def _compare_project(store: Store, label: str, settings: Settings, project_id: s
 
 def _bind(
     settings: Settings,
+    home: Home | None,
     database: Database,
     store: Store,
     folders: Folders,
@@ -400,5 +399,6 @@ def _bind(
     runner = TaskRunner(settings, database, resolver, store, folders, code_dir, events)
     cleanup.callback(runner.close)
     models = ModelLibrary(resolver, store, folders)
-    binding.bind(binding.Services(resolver, prober, runner, models))
+    scripts = ScriptTaskRunner(settings, home, code_dir)
+    binding.bind(binding.Services(resolver, prober, runner, models, scripts))
     cleanup.callback(binding.bind, None)

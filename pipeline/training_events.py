@@ -41,8 +41,9 @@ class TrainingEvents:
                 self._append(kind, {"epoch": epoch + 1, **fields})
 
     def tested(self, values: Mapping[str, float]) -> None:
-        """Keep the values of the test tier."""
-        self._append("testing", dict(values))
+        """Keep the values of the test tier, if there are any."""
+        if values:
+            self._append("testing", values)
 
     def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
         if self._broken:

@@ -110,6 +110,14 @@ class Models(Protocol):
         """The newest key; see `TrainingResult.newest`."""
 
 
+class Scripts(Protocol):
+    """Runs scripts."""
+
+    def run(self, task: Mapping[str, Any], attempt: Any) -> Any:
+        """Run the script of a row of `ScriptTask`; `attempt` may say meanwhile that it is to stop. The outcome is what
+        `ScriptResult.make_insert` writes."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a session binds."""
@@ -118,6 +126,7 @@ class Services:
     prober: Prober
     runner: Runner
     models: Models
+    scripts: Scripts
 
 
 _bound: Services | None = None

@@ -13,17 +13,17 @@ from .dataset_config import DatasetConfig
 from .errors import InvalidRow
 from .model_config import ModelConfig
 from .outcome import Outcome
+from .queued import Queued
 from .schema import Connected, schema
 from .training_config import TrainingConfig
 from .training_task import TrainingTask
 from .warm_start import WarmStart
 
 EXTERNAL_STORE = "external_training_result"  # the tutorial's name, in the definitions below
-ORDERS = ("original", "random")
 
 
 @schema
-class TrainingResult(Connected, dj.Computed):
+class TrainingResult(Queued, dj.Computed):
     """The result of a task. `populate` trains what has none yet.
 
     Directories default to the session's settings; `num_workers` is the number of loader processes.
@@ -88,7 +88,7 @@ class TrainingResult(Connected, dj.Computed):
         notes          : json          # what a reader should know: lost parameters, ignored options
         """
 
-    attempt: Any = None  # what a training may know of the attempt it is part of; set by the worker meanwhile
+    several_processes = "start more workers with `trainloom worker --processes N`"
 
     def __init__(
         self,
@@ -110,49 +110,6 @@ class TrainingResult(Connected, dj.Computed):
         """The tasks, with the priority that their jobs get; one that starts warm waits for its source."""
         trained = self.proj(warm_start_task_md5_hash="training_task_md5_hash")
         return TrainingTask() - (WarmStart() - trained).proj()
-
-    def populate(
-        self,
-        *restrictions: Any,
-        suppress_errors: bool = False,
-        return_exception_objects: bool = False,
-        reserve_jobs: bool = False,
-        max_calls: int | None = None,
-        display_progress: bool = False,
-        processes: int = 1,
-        make_kwargs: dict[str, Any] | None = None,
-        priority: int | None = None,
-        refresh: bool | None = None,
-        order: str = "original",
-    ) -> dict[str, Any]:
-        """Train every task that has no result yet; DataJoint's parameters and return value, plus `order`.
-
-        Parameters
-        ----------
-        order : ``"original"`` (by priority, then as queued) or ``"random"`` (by priority, then at random).
-
-        Returns
-        -------
-        dict
-            ``success_count`` and ``error_list`` of (key, error).
-        """
-        if order not in ORDERS:
-            raise InvalidRow(f"order is 'original' or 'random', not {order!r}")
-        if processes != 1:
-            raise InvalidRow(
-                "populate trains in this process; start more workers with `trainloom worker --processes N`"
-            )
-        options = {
-            "suppress_errors": suppress_errors,
-            "return_exception_objects": return_exception_objects,
-            "reserve_jobs": reserve_jobs,
-            "max_calls": max_calls,
-            "display_progress": display_progress,
-            "make_kwargs": make_kwargs,
-            "priority": priority,
-            "refresh": refresh,
-        }
-        return services("TrainingResult").runner.populate(self, restrictions, order, options)
 
     def make_fetch(self, key: dict[str, Any], **_: Any) -> tuple[dict[str, Any]]:
         """What the task says, without the columns that may change while it trains (DataJoint reads twice and

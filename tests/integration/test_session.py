@@ -29,7 +29,8 @@ with connect() as session:
 """
 
 
-def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend: str) -> None:
+def open_at_once() -> None:
+    """Five processes open the project at the same time; all see the same."""
     opened = [
         subprocess.Popen(
             [sys.executable, "-c", OPEN], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -40,6 +41,27 @@ def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend:
     assert [process.returncode for process in opened] == [0] * 5, printed
     assert len({out for out, _ in printed}) == 1
     assert printed[0][0].split()[1:] == ["0", "0"]
+
+
+def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend: str) -> None:
+    open_at_once()
+
+
+def make_older(session: Session) -> None:
+    """Leave the project as the release before made it, and close it."""
+    for table in (ScriptResult().jobs, ScriptResult(), ScriptTask(), StoredDataset()):
+        session.connection.query(f"DROP TABLE {table.full_table_name}")
+    Project().update1({"project_key": 1, "tables_version": 1})
+    session.close()
+
+
+def test_many_processes_that_open_an_older_project_at_once_add_its_tables_once(
+    open_session: Callable[..., Session], backend: str
+) -> None:
+    make_older(open_session())
+    open_at_once()
+    open_session()
+    assert Project().fetch1("tables_version") == VERSION
 
 
 def test_opening_again_gives_the_same_session_and_another_one_is_refused(postgres_session: Session) -> None:
@@ -110,11 +132,7 @@ def test_without_a_mongod_the_folder_store_serves_and_that_is_said(
 def test_a_project_of_an_older_release_gets_the_tables_that_came_since(
     open_session: Callable[..., Session], backend: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    session = open_session()
-    for table in (ScriptResult().jobs, ScriptResult(), ScriptTask(), StoredDataset()):
-        session.connection.query(f"DROP TABLE {table.full_table_name}")
-    Project().update1({"project_key": 1, "tables_version": 1})
-    session.close()
+    make_older(open_session())
     open_session()
     assert len(ScriptResult()) == len(ScriptTask()) == len(StoredDataset()) == 0
     assert Project().fetch1("tables_version") == VERSION
