@@ -42,7 +42,7 @@ lint: .venv/.installed-lint  ## style, types and who imports whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/.installed-test  ## measure speed beside its limits, write benchmarks/RESULTS.md
+bench: .venv/.installed-test .venv/.installed-bench  ## measure speed beside its limits, write benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
 
 features: .venv/.installed-test  ## every feature with the tests that showed it in the last test runs
@@ -57,6 +57,7 @@ clean:  ## remove what was built and cached; .venv and trained results stay
 .venv/.installed-demo: EXTRAS := demo,embedded
 .venv/.installed-test: EXTRAS := test
 .venv/.installed-lint: EXTRAS := lint
+.venv/.installed-bench: EXTRAS := bench
 .venv/.installed-%: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo 'Python 3.11 or newer is needed: name one, as in make PYTHON=python3.12.' >&2; exit 1; }
