@@ -43,17 +43,18 @@ class ChunkReader:
         self._length = int(document["length"])
         self._chunk_size = int(document["chunkSize"])
         self._number = 0
-        self._rest = memoryview(b"")
+        self._rest: bytes | memoryview = b""
         self._answer: deque[dict[str, Any]] = deque()
         self._thread: ThreadPoolExecutor | None = None
         self._next_answer: Future[list[dict[str, Any]]] | None = None
 
-    def read(self, size: int = -1, /) -> memoryview:
+    def read(self, size: int = -1, /) -> bytes | memoryview:
         """At most `size` bytes, not across the end of a chunk; none at the end of the file."""
-        if not self._rest:
-            self._rest = memoryview(self._next())
-        piece = self._rest if size < 0 else self._rest[:size]
-        self._rest = self._rest[len(piece) :]
+        piece = self._rest or self._next()
+        self._rest = b""
+        if 0 <= size < len(piece):  # else the chunk itself, without a copy
+            piece = memoryview(piece)
+            piece, self._rest = piece[:size], piece[size:]
         return piece
 
     def close(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -206,8 +205,7 @@ class Store(ABC):
         StoreUnavailable
             If the store cannot be reached, also from a read.
         """
-        reader = self._open(checked_sha256(sha256))
-        return cast(BinaryIO, io.BufferedReader(reader, buffer_size=PIECE))
+        return cast(BinaryIO, self._open(checked_sha256(sha256)))
 
     def stat(self, sha256: str) -> StoredObject:
         """What the store knows of an object; `ObjectMissing` if it is not there."""

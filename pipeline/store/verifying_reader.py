@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from .background_digest import BackgroundDigest
+from .content import PIECE
 from .errors import ObjectDamaged
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 
 class Source(Protocol):
@@ -22,11 +20,13 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class VerifyingReader(io.RawIOBase):
+class VerifyingReader(io.BufferedIOBase):
     """Reads `source` to its end; cannot seek. Owns `source` and closes it.
 
     The last bytes are handed out only after the digest of the whole was found right, so that neither a reader who waits
     for the end of the stream nor one who reads exactly `size` bytes can take damaged content for the object.
+
+    It is its own buffer: pieces as the source gives them are handed on without a copy where a reader asks for as much.
 
     Parameters
     ----------
@@ -61,41 +61,76 @@ class VerifyingReader(io.RawIOBase):
         self._sha256 = sha256
         self._where = where
         self._guard = guard
-        self._left = size
-        self._digest = hashlib.sha256()
+        self._left = size  # bytes that the source still has to give
+        self._held: bytes | memoryview = b""  # what it gave and nobody took
+        self._digest = BackgroundDigest()
         self._verified = False
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        target = memoryview(buffer).cast("B")
-        if not target:
-            return 0
-        if not self._left:
-            self._verify()
-            return 0
-        with self._guard():
-            piece = self._source.read(min(len(target), self._left))
-        if not piece:
-            raise self._damaged(f"{self._left} bytes are missing at its end")
-        self._digest.update(piece)
-        self._left -= len(piece)
-        if not self._left:
-            self._verify()
-        target[: len(piece)] = piece
-        return len(piece)
+    def read(self, size: int | None = -1, /) -> bytes:
+        pieces = [*self._pieces(None if size is None or size < 0 else size)]
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self._hold()
+        return bytes(self._take(len(self._held) if size < 0 else size))
+
+    def peek(self, size: int = 0, /) -> bytes:
+        """What the next read begins with, without going on; empty only at the end."""
+        self._hold()
+        return bytes(self._held)
 
     def close(self) -> None:
         if not self.closed:
+            self._digest.close()
             self._source.close()
         super().close()
 
-    def _verify(self) -> None:
-        if self._verified:
+    def _pieces(self, size: int | None) -> Iterator[bytes | memoryview]:
+        """So many bytes in pieces, fewer at the end; all that is left for None."""
+        while size is None or size > 0:
+            self._hold()
+            if not self._held:
+                return
+            piece = self._take(len(self._held) if size is None else size)
+            if size is not None:
+                size -= len(piece)
+            yield piece
+
+    def _take(self, size: int) -> bytes | memoryview:
+        """At most so many bytes of what is held."""
+        held = self._held
+        if size >= len(held):
+            self._held = b""
+            return held
+        self._held = memoryview(held)[size:]
+        return memoryview(held)[:size]
+
+    def _hold(self) -> None:
+        """Have bytes to take, unless the end is reached; raises where it is reached with other bytes than promised."""
+        if self.closed:
+            raise ValueError("read of a closed stream")
+        if self._held:
             return
-        if self._digest.hexdigest() != self._sha256:
-            raise self._damaged(f"its bytes have the sha256 {self._digest.hexdigest()}")
+        if self._left:
+            with self._guard():
+                piece = self._source.read(min(PIECE, self._left))
+            if not piece:
+                raise self._damaged(f"{self._left} bytes are missing at its end")
+            self._digest.update(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._verify()
+            self._held = piece
+        elif not self._verified:
+            self._verify()
+
+    def _verify(self) -> None:
+        found = self._digest.hexdigest()
+        if found != self._sha256:
+            raise self._damaged(f"its bytes have the sha256 {found}")
         self._verified = True
 
     def _damaged(self, what: str) -> ObjectDamaged:
