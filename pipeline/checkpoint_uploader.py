@@ -10,7 +10,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from .checkpoint_record import Recorded
-from .store.errors import StoreError
+from .store.errors import ContentChanged, StoreError
 from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
@@ -121,9 +121,12 @@ class CheckpointUploader:
         """Whether nothing more is to be done for this checkpoint."""
         what = f"The checkpoint of epoch {checkpoint.epoch}, step {checkpoint.step}"
         try:
-            stored = self._store.put(content, kind="checkpoint")
+            self._store.put(content, kind="checkpoint", sha256=checkpoint.sha256)
         except FileNotFoundError:
             logger.warning("%s is gone from the node before it was uploaded.", what)
+            return True
+        except ContentChanged:
+            logger.warning("%s was damaged on the node before it was uploaded; it is left out.", what)
             return True
         except Exception as error:  # of whatever kind: the training does not depend on this thread, and it must go on
             if self._failing_since is None:
@@ -133,10 +136,7 @@ class CheckpointUploader:
         if self._failing_since is not None:
             self._failing_since = None
             logger.warning("Checkpoints are uploaded again.")
-        if stored.sha256 != checkpoint.sha256:
-            logger.warning("%s was damaged on the node before it was uploaded; it is left out.", what)
-        else:
-            self.uploaded.append(checkpoint)
+        self.uploaded.append(checkpoint)
         return True
 
     def _delete(self, sha256: str) -> None:

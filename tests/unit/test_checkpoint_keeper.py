@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import subprocess
@@ -476,6 +477,20 @@ def test_discarding_removes_everything(
     assert ledger.newest_first() == []
     assert not (tmp_path / "node").exists()
     one.discard()
+
+
+def test_a_state_that_was_damaged_on_the_node_never_comes_into_the_store(
+    store: FolderStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uploader = CheckpointUploader(store)
+    file = tmp_path / "state"
+    file.write_bytes(content(1))
+    uploader.upload(Recorded(hashlib.sha256(content(2)).hexdigest(), len(content(2)), 3, 0, None), file, ())
+    assert uploader.flush(LONG)  # it is not tried again
+    uploader.end(LONG)
+    assert not uploader.uploaded
+    assert in_store(store) == set()
+    assert "The checkpoint of epoch 3, step 0 was damaged on the node" in warnings(caplog)
 
 
 def test_deletions_asked_for_are_done_before_the_thread_ends(store: FolderStore) -> None:
