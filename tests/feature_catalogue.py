@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,14 +127,14 @@ def add_to_record(root: Path, sources: str, tests: Mapping[str, Recorded]) -> No
 
 
 def report(rows: Mapping[str, Row], record: Mapping[str, Recorded], out: TextIO) -> list[str]:
-    """Print every row with its tests; give the ids of the rows that are said to be done without a passing test.
+    """Print every row with its tests (the cases of one counted together); give the ids of the rows that are said to be done without a passing test.
 
     Raises
     ------
     CatalogueError
         A recorded test shows a row that the catalogue no longer holds.
     """
-    tests: dict[str, list[str]] = {id: [] for id in rows}
+    tests: dict[str, Counter[str]] = {id: Counter() for id in rows}
     shown: set[str] = set()
     for test, entry in sorted(record.items()):
         for id in entry.features:
@@ -141,13 +142,14 @@ def report(rows: Mapping[str, Row], record: Mapping[str, Recorded], out: TextIO)
                 raise CatalogueError(
                     f"{test} shows {id}, which {CATALOGUE} does not hold: correct the marker or add the row"
                 )
-            tests[id].append(test if entry.outcome == "passed" else f"{test} ({entry.outcome})")
+            function = test.partition("[")[0]
+            tests[id][function if entry.outcome == "passed" else f"{function} ({entry.outcome})"] += 1
             if entry.outcome == "passed":
                 shown.add(id)
     for row in rows.values():
         print(f"{row.id:<4} {row.state:<8} {row.person}", file=out)
-        for test in tests[row.id]:
-            print(f"{'':<13} - {test}", file=out)
+        for test, times in tests[row.id].items():
+            print(f"{'':<13} - {test}{f' x {times}' if times > 1 else ''}", file=out)
     done = [row.id for row in rows.values() if row.state == "done"]
     print(f"{len(rows)} rows, {len(done)} done, {len(shown)} with a passing test", file=out)
     return [id for id in done if id not in shown]
