@@ -127,7 +127,8 @@ def add_to_record(root: Path, sources: str, tests: Mapping[str, Recorded]) -> No
 
 
 def report(rows: Mapping[str, Row], record: Mapping[str, Recorded], out: TextIO) -> list[str]:
-    """Print every row with its tests (the cases of one counted together); give the ids of the rows that are said to be done without a passing test.
+    """Print every row with its tests, the cases of one counted together; give the ids of the rows that are said to be
+    done without a passing test.
 
     Raises
     ------
