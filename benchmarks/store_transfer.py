@@ -15,7 +15,7 @@ import gridfs
 
 from benchmarks.comparison import Bar, Check, Comparison, Program, interleave
 from benchmarks.scratch_project import scratch_project
-from pipeline.store.gridfs import CHUNK_SIZE
+from pipeline.store.gridfs import CHUNK_SIZE, GridFSStore
 from pipeline.store.interface import PIECE
 
 SIZE = 200 << 20
@@ -24,10 +24,21 @@ OLD = 10.0
 """Seconds that the file has not changed: what was written just now is always hashed."""
 
 
+CHUNKS = {"255 KiB": 255 << 10, "4 MiB": 4 << 20, "8 MiB": 8 << 20}
+"""Other sizes of chunks by name; the first is what GridFS takes by itself."""
+CHUNKED = 64 << 20
+"""Bytes of the object that is cut into them."""
+
+
 def measure(pairs: int) -> list[Comparison | Check]:
-    """Compare first uploads, downloads, and second uploads with first ones."""
-    with tempfile.TemporaryDirectory() as folder, scratch_project() as session:
-        transfers = _Transfers(session.store, Path(folder))
+    """Compare first uploads, downloads, second uploads with first ones, and sizes of chunks."""
+    with scratch_project() as session:
+        return [*_beside_the_driver(session.store, pairs), *_chunk_sizes(session.store, pairs)]
+
+
+def _beside_the_driver(store: Any, pairs: int) -> list[Comparison]:
+    with tempfile.TemporaryDirectory() as folder:
+        transfers = _Transfers(store, Path(folder))
         programs: dict[str, Program] = {
             "put": transfers.put,
             "raw put": transfers.put_raw,
@@ -51,6 +62,34 @@ def measure(pairs: int) -> list[Comparison | Check]:
             "MB/s",
             Bar(10, at_most=False),
         ),
+    ]
+
+
+def _chunk_sizes(store: Any, pairs: int) -> list[Comparison]:
+    """Every other size of chunks beside the one that is used."""
+    content = os.urandom(CHUNKED)
+    sha256 = hashlib.sha256(content).hexdigest()
+
+    def programs(name: str, size: int) -> dict[str, Program]:
+        bucket = GridFSStore(lambda: store._database, bucket=f"chunks{size}", chunk_size=size)
+        bucket.put(content)
+
+        def put(_: int) -> float:
+            bucket.delete(sha256)
+            return _rate(lambda: bucket.put(content), CHUNKED)
+
+        def get(_: int) -> float:
+            return _rate(lambda: bucket.get_bytes(sha256), CHUNKED)
+
+        return {f"put {name}": put, f"get {name}": get}
+
+    used = f"{CHUNK_SIZE >> 20} MiB"
+    sizes = {used: CHUNK_SIZE, **CHUNKS}
+    rates = interleave({key: run for name in sizes for key, run in programs(name, sizes[name]).items()}, pairs)
+    return [
+        Comparison(f"{what} in chunks of {name} / of {used}", rates[f"{key} {name}"], rates[f"{key} {used}"], "MB/s")
+        for name in CHUNKS
+        for key, what in {"put": "upload", "get": "download"}.items()
     ]
 
 
@@ -99,8 +138,8 @@ class _Transfers:
             return self._raw.upload_from_stream("content", file)
 
 
-def _rate(work: Callable[[], object]) -> float:
-    """Megabytes per second."""
+def _rate(work: Callable[[], object], size: int = SIZE) -> float:
+    """Megabytes per second for so many bytes."""
     started = time.perf_counter()
     work()
-    return SIZE / 1e6 / (time.perf_counter() - started)
+    return size / 1e6 / (time.perf_counter() - started)
