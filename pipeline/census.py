@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from .store.interface import StoredObject
@@ -14,8 +15,49 @@ TABLES = """
 PRAGMA journal_mode = OFF;
 CREATE TABLE object (sha256 BLOB PRIMARY KEY, size INTEGER, kind TEXT, created TEXT, marked TEXT) WITHOUT ROWID;
 CREATE TABLE named (sha256 BLOB PRIMARY KEY, promised INTEGER) WITHOUT ROWID;
+CREATE TABLE owner (sha256 BLOB, name TEXT, PRIMARY KEY (sha256, name)) WITHOUT ROWID;
 """
 UNOWNED = "NOT EXISTS (SELECT 1 FROM named WHERE named.sha256 = object.sha256)"
+# Bytes of an object count as an owner's own where nobody else names it; owners without a name are only that.
+SHARES = """
+WITH lone AS (SELECT sha256 FROM owner GROUP BY sha256 HAVING COUNT(*) = 1)
+SELECT owner.name, object.kind, COUNT(*), SUM(object.size),
+       SUM(CASE WHEN lone.sha256 IS NULL THEN 0 ELSE object.size END)
+FROM owner JOIN object ON object.sha256 = owner.sha256 LEFT JOIN lone ON lone.sha256 = owner.sha256
+WHERE owner.name IN (
+    SELECT owner.name FROM owner JOIN object ON object.sha256 = owner.sha256
+    WHERE owner.name <> '' GROUP BY owner.name ORDER BY SUM(object.size) DESC, owner.name LIMIT ?
+)
+GROUP BY owner.name, object.kind ORDER BY owner.name, object.kind
+"""
+SHARED_OUT = """
+SELECT COUNT(*), COALESCE(SUM(size), 0) FROM object
+WHERE EXISTS (SELECT 1 FROM owner WHERE owner.sha256 = object.sha256 AND owner.name <> '')
+"""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one owner has.
+
+    Attributes
+    ----------
+    owner : str
+        Its name.
+    by_kind : dict
+        Kind to number and bytes of its objects.
+    own : int
+        Bytes that nobody else has a part in.
+    """
+
+    owner: str
+    by_kind: dict[str, tuple[int, int]]
+    own: int
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """Number and bytes of its objects."""
+        return sum(number for number, _ in self.by_kind.values()), sum(size for _, size in self.by_kind.values())
 
 
 class Census:
@@ -60,6 +102,27 @@ class Census:
             ((bytes.fromhex(sha256), promised) for sha256, promised in named),
         )
         self._database.execute("COMMIT")
+
+    def add_owners(self, owners: Iterable[tuple[str, str]]) -> None:
+        """Count who names what: a sha256 and the name of an owner, empty where it does not matter who."""
+        self._database.execute("BEGIN")
+        self._database.executemany(
+            "INSERT OR IGNORE INTO owner VALUES (?, ?)", ((bytes.fromhex(sha256), name) for sha256, name in owners)
+        )
+        self._database.execute("COMMIT")
+
+    def shares(self, limit: int | None = None) -> list[Share]:
+        """What the owners with a name have, the largest first, at most `limit` of them."""
+        by_owner: dict[str, Share] = {}
+        for name, kind, number, size, own in self._database.execute(SHARES, (-1 if limit is None else limit,)):
+            before = by_owner.get(name, Share(name, {}, 0))
+            by_owner[name] = Share(name, {**before.by_kind, kind: (number, size)}, before.own + own)
+        return sorted(by_owner.values(), key=lambda share: (-share.total[1], share.owner))
+
+    def shared_out(self) -> tuple[int, int]:
+        """Number and bytes of the objects that an owner with a name has, each counted once."""
+        number, size = self._database.execute(SHARED_OUT).fetchone()
+        return number, size
 
     def owned(self) -> dict[str, tuple[int, int]]:
         """Kind to number and bytes of the objects that a row names."""

@@ -1,10 +1,10 @@
-"""Garbage collection: frees the objects of a store that no row names.
+"""Garbage collection: frees the objects of a store that no row names, and the live events of tasks that are gone.
 
 It runs beside workers and uploads. First the objects are listed with their marks, then the rows are read, then what no
 row names and was not put for the grace period is deleted, each only if its mark still is the one that was seen. Whoever
 writes a row puts the object before, which marks it anew: the row was seen, or the mark is younger than the grace
 period, or it has changed. So the grace period must be longer than any time between putting an object and writing the
-row that names it. A collection that was broken off is simply begun again.
+row that names it. A collection that was broken off is simply begun again. Events are as old as the time they tell.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from schemas.project import Project
 
+from .abandoned_events import AbandonedEvents
 from .census import Census
 from .errors import ConfigurationError, PipelineError
 from .owned_objects import Named, OwnedObjects
@@ -56,6 +57,8 @@ class Collection:
         Objects that were to be deleted but have been put again or deleted meanwhile.
     unfinished : tuple of int
         Number and bytes of uploads and deletions that were not completed, older than the grace period.
+    events : tuple of int
+        Number of tasks that no longer exist, and of their events from before the grace period.
     missing : tuple of Named
         Rows whose object is not in the store, at most `MISSING_TOLD`. They are never deleted.
     """
@@ -66,6 +69,7 @@ class Collection:
     owned: Totals
     renewed: int
     unfinished: tuple[int, int]
+    events: tuple[int, int]
     missing: tuple[Named, ...]
 
 
@@ -77,6 +81,8 @@ class Collector:
         self._project_id = session.project_id
         self._schema = session.settings.schema_name
         self._owners = OwnedObjects(session.connection, self._schema)
+        self._events = session.events
+        self._abandoned = AbandonedEvents(session.events, session.connection, self._schema)
 
     def collect(
         self, grace: timedelta = GRACE, *, delete: bool = False, each: Callable[[StoredObject], None] = lambda _: None
@@ -97,22 +103,25 @@ class Collector:
         ConfigurationError
             If store and tables belong to different projects.
         NothingOwned
-            If no row names any object although there are some to free: a database that was lost or restored empty.
-        StoreUnavailable, DatabaseUnavailable, LostConnectionError
+            If no row names any object although there is something to free: a database that was lost or restored empty.
+        EventsUnavailable, StoreUnavailable, DatabaseUnavailable, LostConnectionError
             If a server is away; run it again.
         """
         before = self._store.now() - grace
         with self._census() as census:
-            old = census.unowned(before)
-            if old and not census.owned():
+            old, abandoned = census.unowned(before), self._events_before(before)
+            if (old or abandoned[0]) and not census.owned():
                 count = sum(number for number, _ in old.values())
                 raise NothingOwned(
-                    f"No row of {self._schema} names any of the {count} objects in {self._store.where} that could be "
-                    "freed: check that the database is the right one and complete; an unwanted store is dropped as a "
-                    "whole"
+                    f"No row of {self._schema} names any of the {count} objects in {self._store.where} or the task of "
+                    f"any of the {abandoned[1]} events that could be freed: check that the database is the right one "
+                    "and complete; an unwanted store is dropped as a whole"
                 )
-            freed, renewed = self._sweep(census, before, each) if delete else (old, 0)
-            if not delete:
+            if delete:
+                freed, renewed = self._sweep(census, before, each)
+                abandoned = self._events_before(before, delete=True)
+            else:
+                freed, renewed = old, 0
                 for stored in census.unowned_objects(before):
                     each(stored)
             return Collection(
@@ -122,6 +131,7 @@ class Collector:
                 owned=census.owned(),
                 renewed=renewed,
                 unfinished=self._unfinished(before, delete),
+                events=abandoned,
                 missing=self._missing(census),
             )
 
@@ -175,6 +185,13 @@ class Collector:
                 self._store.drop_unfinished(left)
             number, size = number + 1, size + left.size
         return number, size
+
+    def _events_before(self, before: datetime, *, delete: bool = False) -> tuple[int, int]:
+        """Number of tasks that are gone, and of their events; removed if `delete`."""
+        tasks = events = 0
+        for chosen, number in self._abandoned.found(before):
+            tasks, events = tasks + 1, events + (self._events.delete(chosen) if delete else number)
+        return tasks, events
 
     def _missing(self, census: Census) -> tuple[Named, ...]:
         """Looked up again, first the objects and then the rows: both may have come or gone since they were counted."""

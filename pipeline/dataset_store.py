@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from schemas import removal
 from schemas.errors import InvalidValue
 from schemas.hashing import plain
 from schemas.stored_dataset import StoredDataset
@@ -23,6 +24,7 @@ logger = logging.getLogger("trainloom")
 
 # Fixed, so that the bytes of a dataset (its identity) do not follow the newest format a later HDF5 library can write.
 LIBRARY_VERSIONS = ("earliest", "v110")
+KEY = "stored_dataset_md5_hash"
 STRUCTURE = "structure"  # the dataset in a file that says how the arrays hang together: JSON in UTF-8
 KIND = "dataset"
 MOST_DEPTH = 32  # nested containers
@@ -35,6 +37,10 @@ class UnsuitableDataset(PipelineError, ValueError):
 
 class DatasetMissing(PipelineError, ValueError):
     """No stored dataset fits."""
+
+
+class DatasetInUse(PipelineError, ValueError):
+    """Rows of another table still name a stored dataset."""
 
 
 def save(
@@ -79,6 +85,23 @@ def load(store: Store, row: Mapping[str, Any]) -> Any:
         path = Path(folder, "dataset.h5")
         store.download(row["stored_dataset_sha256"], path)
         return read(path)
+
+
+def remove(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Delete rows of `StoredDataset`, all or none; their content is left to the store's garbage collection.
+
+    Raises
+    ------
+    DatasetInUse
+        If rows of other tables name one of them.
+    """
+    names = {row[KEY]: row["stored_dataset_name"] for row in rows}
+    try:
+        removal.remove(StoredDataset(), [{KEY: key} for key in names])
+    except removal.StillUsed as error:
+        raise DatasetInUse(
+            f"the dataset {names[error.key[KEY]]} is still used by rows of {error.owners}; delete those first"
+        ) from error
 
 
 def write(path: Path, dataset: Any) -> None:

@@ -16,6 +16,12 @@ from .event_record import Event, EventsUnavailable, Selection
 DUPLICATE = 11000  # MongoDB's code: the event was written by an earlier try whose answer was lost
 TIMEOUT = 30.0  # s for one operation
 ORDER = ("task", "kind", "time", "_id")
+# By the index and by nothing else: the server jumps from task to task.
+TASKS: list[dict[str, Any]] = [
+    {"$match": {"task": {"$gt": ""}}},
+    {"$sort": {"task": 1}},
+    {"$group": {"_id": "$task"}},
+]
 
 
 class EventCollection:
@@ -56,8 +62,13 @@ class EventCollection:
             return int(collection.count_documents(_condition(chosen)))
 
     def delete(self, chosen: Selection) -> int:
-        with self._usable() as collection:
-            return int(collection.delete_many(_condition(chosen)).deleted_count)
+        with self._translated():  # a million takes longer than any other operation may
+            return int(self._collection().delete_many(_condition(chosen)).deleted_count)
+
+    def tasks(self) -> Iterator[str]:
+        with self._translated():
+            for group in self._collection().aggregate(TASKS, allowDiskUse=True):
+                yield group["_id"]
 
     def index(self, name: str) -> None:
         with self._usable() as collection:

@@ -32,6 +32,12 @@ DECLARATION = (
     "CREATE INDEX IF NOT EXISTS by_task ON events (task, time, id)",
     "CREATE INDEX IF NOT EXISTS by_time ON events (time, id)",
 )
+# SQLite reads a whole index for DISTINCT; so it jumps from task to task.
+NEXT_TASKS = (
+    "WITH RECURSIVE next (task) AS (SELECT MIN(task) FROM events WHERE task > ? UNION ALL "
+    "SELECT (SELECT MIN(events.task) FROM events WHERE events.task > next.task) FROM next WHERE next.task IS NOT NULL) "
+    "SELECT task FROM next WHERE task IS NOT NULL LIMIT ?"
+)
 
 
 class EventFile:
@@ -86,6 +92,14 @@ class EventFile:
         condition, values = _condition(chosen)
         with self._usable() as file, file:
             return int(file.execute(f"DELETE FROM events WHERE {condition}", values).rowcount)
+
+    def tasks(self) -> Iterator[str]:
+        after: str | None = ""
+        while after is not None:
+            with self._usable() as file:
+                page = [task for (task,) in file.execute(NEXT_TASKS, (after, PAGE))]
+            yield from page
+            after = page[-1] if len(page) == PAGE else None
 
     def index(self, name: str) -> None:
         with self._usable() as file, file:

@@ -52,6 +52,9 @@ class EventStore(Protocol):
     def delete(self, chosen: Selection) -> int:
         """Remove events; how many there were."""
 
+    def tasks(self) -> Iterator[str]:
+        """What events belong to, each once, without those of no task; quick however many events there are."""
+
     def index(self, name: str) -> None:
         """Make choosing by task, kind and this field quick. A second time it does nothing."""
 

@@ -22,6 +22,7 @@ DELAY = 1.0  # s for which events are collected before they are sent; a process 
 ROOM_WAIT = 1.0  # s that an append waits for room where the events come faster than they can be kept
 FIRST_RETRY, LAST_RETRY = 1.0, 15.0  # s between tries to reach a place that is away
 FLUSH_LIMIT = 10.0  # s
+LEFT_BEHIND_LIMIT = 600.0  # s to send what dead processes have left: files of up to 64 MiB
 
 
 class EventLog:
@@ -78,13 +79,17 @@ class EventLog:
                 raise EventsUnavailable("the session of this event log is closed; open another one")
             spooled = self._make_room()
             self._queue.append(event)
-            if self._sender is None:
-                self._sender = threading.Thread(target=self._send_for_ever, name="events", daemon=True)
-                self._sender.start()
+            self._start()
             if len(self._queue) in (1, BATCH):
                 self._changed.notify_all()
         if spooled:
             self._spool.write(spooled)
+
+    def _start(self) -> None:
+        """Start the side thread, if it does not run yet; the lock is held."""
+        if self._sender is None:
+            self._sender = threading.Thread(target=self._send_for_ever, name="events", daemon=True)
+            self._sender.start()
 
     def _begin_in_child(self) -> None:
         self._spool = self._spool.for_child()
@@ -134,6 +139,11 @@ class EventLog:
             raise EventsUnavailable("events wait on this node until their server answers; delete them then")
         return self._store.delete(chosen or Selection())
 
+    def tasks(self) -> Iterator[str]:
+        """What events belong to, each once, without those of no task; raises as `read` does."""
+        self._flush_own()
+        return self._store.tasks()
+
     def index(self, field: str) -> None:
         """Make choosing by task, kind and this field quick; raises as `read` does."""
         Selection(where={field: None})  # refuses what is no name
@@ -152,6 +162,18 @@ class EventLog:
             self._changed.wait_for(lambda: self._idle() or self._failures > before or self._closed, wait_s)
             self._urgent -= 1
             return self._idle()
+
+    def send_left_behind(self) -> bool:
+        """Send what processes of this node that died have left; whether all of it is kept now."""
+        if os.getpid() != self._pid:
+            self._begin_in_child()
+        with self._changed:
+            if self._closed:
+                raise EventsUnavailable("the session of this event log is closed; open another one")
+            self._spool.adopt()
+            self._start()
+            self._changed.notify_all()
+        return self.flush(LEFT_BEHIND_LIMIT)
 
     def _flush_own(self) -> None:
         if not self.flush():

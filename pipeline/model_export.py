@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -179,36 +182,70 @@ def _check_traceable(model: Model, form: Format) -> None:
         raise UnusableModel(f"ONNX needs {' and '.join(missing)}; install with `pip install {' '.join(missing)}`")
 
 
-def _example(model: Model) -> Tensor:
-    return torch.zeros(1, *as_shape(model.input_shape))
+def _example(model: Model, batch: int) -> Tensor:
+    return torch.zeros(batch, *as_shape(model.input_shape))
 
 
 def _write_torchscript(module: nn.Module, model: Model, path: Path) -> None:
     with _traced(module, Format.TORCHSCRIPT):
-        traced = torch.jit.trace(_OutputOnly(module).eval(), (_example(model),))  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(_OutputOnly(module).eval(), (_example(model, 1),))  # type: ignore[no-untyped-call]
         traced.save(str(path))
 
 
 def _write_onnx(module: nn.Module, model: Model, path: Path) -> None:
-    with _traced(module, Format.ONNX):
-        torch.onnx.export(
-            _OutputOnly(module).eval(),
-            (_example(model),),
-            str(path),
+    """With the inputs ``input`` and the outputs ``output``, or those of the model's list or dict by number or name."""
+    traced = _OutputOnly(module).eval()
+    example = _example(model, 2)  # sizes of 0 and 1 are constants to torch
+    with _traced(module, Format.ONNX), _hushed():
+        program = torch.onnx.export(
+            traced,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
             input_names=["input"],
-            output_names=["output"],
-            external_data=False,
+            output_names=_output_names(traced(example)),
+            verbose=False,
         )
+        assert program is not None
+        # torch falls back to the example's own size where the code allows no other.
+        shape = program.model.graph.inputs[0].shape
+        if shape is None or isinstance(shape[0], int):
+            raise UnusableModel("its code allows batches of one size only")
+        program.save(str(path), external_data=False)
+
+
+def _output_names(output: Any) -> list[str]:
+    if isinstance(output, Mapping):
+        return [str(name) for name in output]
+    return [f"output_{number}" for number in range(len(output))] if isinstance(output, list) else ["output"]
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Without what torch logs and prints while it exports: packages that are not needed, and graphs that failed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
 def _traced(module: nn.Module, form: Format) -> Iterator[None]:
     try:
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of branches on values, and that torch has other ways
+            for category in (DeprecationWarning, FutureWarning):  # of torch's own calls; TorchScript itself is one
+                warnings.simplefilter("ignore", category)
             yield
     except Exception as error:  # whatever the model's code does with what torch traces it with
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:300]
+        kind = "" if isinstance(cause, UnusableModel) else f"{type(cause).__name__}: "
         raise UnusableModel(
-            f"{type(module).__qualname__} cannot be written as {form}: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}; export it as {Format.SAFETENSORS}"
+            f"{type(module).__qualname__} cannot be written as {form}: {kind}{reason}; export it as "
+            f"{Format.SAFETENSORS}"
         ) from error

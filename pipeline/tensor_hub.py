@@ -118,10 +118,9 @@ class TensorHub:
 
     def delete_dataset(self, dataset_name: str | None = None, version: str | None = None, **tags: Any) -> int:
         """Delete datasets, all of the project by default; how many there were. What no row names any more is left to
-        the store's garbage collection."""
+        the store's garbage collection. None is deleted if rows of other tables still use one: `DatasetInUse`."""
         rows = self._datasets(dataset_name, version, tags, None)
-        for row in rows:
-            (StoredDataset() & {"stored_dataset_md5_hash": row["stored_dataset_md5_hash"]}).delete_quick()
+        dataset_store.remove(rows)
         return len(rows)
 
     def _datasets(
@@ -195,10 +194,9 @@ class TensorHub:
 
     def delete_model(self, **filters: Any) -> int:
         """Delete models, all of the project by default; how many there were. Their weights are left to the store's
-        garbage collection."""
+        garbage collection. None is deleted if rows of other tables still use one: `ModelInUse`."""
         rows = self._models(filters, None)
-        for row in rows:
-            StoredModel().remove({"stored_model_md5_hash": row["stored_model_md5_hash"]})
+        StoredModel().remove_all({"stored_model_md5_hash": row["stored_model_md5_hash"]} for row in rows)
         return len(rows)
 
     def _models(self, filters: Mapping[str, Any], sort: Sort) -> list[Mapping[str, Any]]:

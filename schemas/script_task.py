@@ -13,7 +13,7 @@ from .errors import DamagedRow, InvalidRow
 from .hashing import md5_of_text, plain, text_of
 from .keys import Keys
 from .schema import Connected, schema
-from .stored_dataset import check_text
+from .text_column import check_text
 
 DEFAULT_PRIORITY = 5  # DataJoint's; lower runs first
 KEY = "script_task_md5_hash"

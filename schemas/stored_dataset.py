@@ -11,6 +11,7 @@ from .errors import InvalidRow
 from .hashing import content_md5, plain
 from .keys import Keys
 from .schema import Connected, schema
+from .text_column import check_text
 
 LENGTHS = {"name": 255, "version": 64, "description": 2047}
 
@@ -70,10 +71,3 @@ class StoredDataset(Connected, dj.Manual):
         }
         self.insert1(row, skip_duplicates=True)
         return Keys([key], [key])
-
-
-def check_text(column: str, text: Any, length: int) -> None:
-    """Refuse what a text column cannot hold."""
-    if not isinstance(text, str) or len(text) > length:
-        raise InvalidRow(f"{column} must be text of at most {length} characters, not {str(text)[:40]!r}")
-    plain(text, column)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import datajoint as dj
-from datajoint.errors import IntegrityError
 
 from .binding import services
 from .errors import InvalidRow, SchemaError
 from .hashing import plain
 from .identity import Identity, Known, StoredText
 from .parameters import Bound
+from .removal import StillUsed, remove
 from .schema import Connected, schema
 
 logger = logging.getLogger("trainloom")
@@ -29,7 +29,6 @@ KEYED = tuple(
 """Columns that are part of the key, beside the parameters."""
 KEPT = ("stored_model_description", "stored_model_tags", "stored_model_metrics")
 """Columns that are not: a row keeps those that it was first stored with."""
-RESTRICTED = "23001"  # PostgreSQL's code of a foreign key that restricts, which DataJoint passes on as it is
 LENGTHS = {"name": 255, "version": 64, "description": 2047}  # characters
 
 
@@ -169,17 +168,17 @@ class StoredModel(Connected, dj.Manual):
         ModelInUse
             If rows of other tables name the model; nothing is deleted then.
         """
-        row = self.one(key)
+        self.remove_all([key])
+
+    def remove_all(self, keys: Iterable[Mapping[str, Any]]) -> None:
+        """Delete the rows of several models, or of none; raises as `remove` does."""
+        rows = {row[KEY]: row for row in map(self.one, keys)}
         try:
-            (StoredModel() & {KEY: row[KEY]}).delete_quick()
-        except Exception as error:
-            if not isinstance(error, IntegrityError) and getattr(error, "pgcode", "") != RESTRICTED:
-                raise
-            self.connection.dependencies.load()
-            owners = ", ".join(name.replace('"', "").replace("`", "") for name in StoredModel().children())
+            remove(StoredModel(), [{KEY: key} for key in rows])
+        except StillUsed as error:
+            name, key = rows[error.key[KEY]]["stored_model_name"], error.key[KEY]
             raise ModelInUse(
-                f"the model {row['stored_model_name']} ({row[KEY][:8]}) is still used by rows of {owners}; "
-                "delete those first"
+                f"the model {name} ({key[:8]}) is still used by rows of {error.owners}; delete those first"
             ) from error
 
     def one(self, key: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`trainloom model`: list, get, put, export, verify and remove models."""
+"""`trainloom model`: list, get, put, export, verify, remove and measure models."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.arguments import at_least_one
 from pipeline.cli.context import is_terminal, open_session, print_json, print_table
+from pipeline.cli.store import add_gc
 
 if TYPE_CHECKING:
     from pipeline.model_catalog import Model
+    from pipeline.model_usage import ModelUsage
     from pipeline.session import Session
 
 FORMATS = ("safetensors", "torchscript", "onnx")
 COLUMNS = ("key", "kind", "name", "version", "class", "metrics", "size", "time")
+USAGE = ("key", "kind", "name", "objects", "size", "its own", "weights", "checkpoints", "rest")
 UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("model", help="list, get, put, export, verify or remove models")
+    parser = subparsers.add_parser("model", help="list, get, put, export, verify, remove or measure models")
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_ls(actions)
     get = _add_action(actions, "get", _get, "write a model's weights and description into a folder")
@@ -35,6 +38,10 @@ def add_parser(subparsers: Any) -> None:
     export = _add_action(actions, "export", _export, "as get, with the model's provenance, in one of several formats")
     _add_folder(export)
     export.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"of the weights ({FORMATS[0]})")
+    usage = actions.add_parser("du", help="how much of the store each model takes, the largest first")
+    usage.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="at most so many (50)")
+    _add_json(usage, _du)
+    add_gc(actions)
 
 
 def _add_action(actions: Any, name: str, action: Any, text: str) -> Any:
@@ -180,6 +187,38 @@ def _size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.1f} {name}"
     return f"{size} B"
+
+
+def _du(args: argparse.Namespace) -> int:
+    with open_session(args) as session:
+        from pipeline.model_usage import usage
+
+        found, (number, size) = usage(session, args.limit)
+    if args.json:
+        models = [_usage_as_dict(one) for one in found]
+        print_json({"models": models, "all": {"number": number, "bytes": size}})
+    elif not found:
+        print("no model has anything in the store yet; train a task, or `trainloom model put`")
+    else:
+        print_table(USAGE, [_usage_cells(one) for one in found])
+        print(f"all models together: {number} objects ({_size(size)}); what several of them share counts once")
+    return 0
+
+
+def _usage_as_dict(one: ModelUsage) -> dict[str, Any]:
+    number, size = one.share.total
+    kinds = {kind: {"number": count, "bytes": taken} for kind, (count, taken) in one.share.by_kind.items()}
+    described = {"key": one.key, "kind": one.kind, "name": one.name, "number": number, "bytes": size}
+    return {**described, "own_bytes": one.share.own, "kinds": kinds}
+
+
+def _usage_cells(one: ModelUsage) -> list[object]:
+    from pipeline.short_keys import shown
+
+    number, size = one.share.total
+    parts = [one.share.by_kind.get(kind, (0, 0))[1] for kind in ("weights", "checkpoint")]
+    sizes = [size, one.share.own, *parts, size - sum(parts)]
+    return [shown(one.key), one.kind, one.name or None, number, *map(_size, sizes)]
 
 
 def _get(args: argparse.Namespace) -> int:

@@ -34,11 +34,20 @@ def add_parser(subparsers: Any) -> None:
         "verify", help="read objects and compare them with their sha256, by default all; exit code 1 if one is damaged"
     )
     verify.add_argument("objects", nargs="*", metavar="SHA256", help="objects, also as trainloom://SHA256")
+    add_gc(actions)
+    for action, run in ((listing, _ls), (usage, _du), (verify, _verify)):
+        action.add_argument("--json", action="store_true", help="print JSON")
+        action.set_defaults(action=run)
+
+
+def add_gc(actions: Any) -> None:
+    """Register garbage collection as an action of a command."""
     collect = actions.add_parser(
         "gc",
         help="say which objects no row names, and free them with --delete",
-        description="Say which objects no row names, and free them with --delete. Beside them it names rows whose "
-        "object is missing, which are never deleted, and unfinished uploads. Runs beside workers.",
+        description="Say which objects no row names, and free them with --delete, and with them unfinished uploads and "
+        "live events of tasks that no longer exist. Rows whose object is missing are named and never deleted. Runs "
+        "beside workers.",
     )
     collect.add_argument("--delete", action="store_true", help="free them; without it nothing is changed")
     collect.add_argument(
@@ -50,9 +59,8 @@ def add_parser(subparsers: Any) -> None:
         "uploading an object to writing the row that names it",
     )
     collect.add_argument("--list", action="store_true", help="name every object that is freed or would be")
-    for action, run in ((listing, _ls), (usage, _du), (verify, _verify), (collect, _gc)):
-        action.add_argument("--json", action="store_true", help="print JSON")
-        action.set_defaults(action=run)
+    collect.add_argument("--json", action="store_true", help="print JSON")
+    collect.set_defaults(action=_gc)
 
 
 def _ls(args: argparse.Namespace) -> int:
@@ -156,6 +164,7 @@ def _summary(found: Collection) -> dict[str, Any]:
         "owned": _totals(found.owned),
         "renewed": found.renewed,
         "unfinished": {"number": found.unfinished[0], "bytes": found.unfinished[1]},
+        "events": {"tasks": found.events[0], "number": found.events[1]},
         "missing": [_named(named) for named in found.missing],
     }
 
@@ -168,6 +177,9 @@ def _print_collection(found: Collection) -> None:
     print(f"{number} objects ({_size(size)}) that no row names {verb}")
     number, size = found.unfinished
     print(f"{number} unfinished uploads ({_size(size)}) {verb}")
+    tasks, number = found.events
+    if number:
+        print(f"{number} events of {tasks} tasks that no longer exist {verb}")
     for count, what in (
         (_sum(found.young)[0], "objects are named by no row yet but too young to be freed"),
         (found.renewed, "objects stayed, as they were put again meanwhile"),
@@ -175,7 +187,7 @@ def _print_collection(found: Collection) -> None:
         if count:
             print(f"{count} {what}")
     _print_missing(found.missing)
-    if not found.deleted and (found.freed or found.unfinished[0]):
+    if not found.deleted and (found.freed or found.unfinished[0] or found.events[1]):
         print("nothing was changed; `trainloom store gc --delete` frees them")
 
 

@@ -20,14 +20,14 @@ from gridfs.errors import CorruptGridFile
 from pymongo import ReadPreference, ReturnDocument, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
-from pymongo.errors import AutoReconnect, BulkWriteError
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 from pymongo.write_concern import WriteConcern
 
 from pipeline.file_digest import FileDigests
 
 from .content import Pieces
-from .errors import ObjectDamaged, ObjectMissing, StoreError
-from .gridfs_chunks import Chunks
+from .errors import ObjectDamaged, ObjectMissing, StoreError, UploadSwept
+from .gridfs_chunks import FILES, Chunks
 from .gridfs_reader import ChunkReader
 from .interface import Store, StoredObject, Unfinished, checked_kind
 from .mongo_errors import MongoErrors
@@ -43,7 +43,8 @@ class GridFSStore(Store):
 
     The chunks are written first, under a random id; the file document is inserted last and makes the object visible. A
     unique index on its `metadata.sha256` lets one of several uploaders win. Chunks whose file document does not exist
-    are an unfinished upload; the time in the `_id` of the last one says how old it is. The loss of a replica set's
+    are an unfinished upload; the time in the `_id` of the last one says how old it is. A mark of some hundred bytes
+    stays where one was swept, in the place of its file document. The loss of a replica set's
     primary is waited out.
 
     Thread-safety: as pymongo's. Fork-safety: each process calls `connect` for itself, at its first use.
@@ -203,17 +204,25 @@ class GridFSStore(Store):
 
     def _publish(self, upload: ObjectId, sha256: str, size: int, kind: str) -> dict[str, Any]:
         """Insert the file document, or renew the mark of the one that is there; returns the document in force."""
-        # Of two that insert at once the server itself repeats one as an update, as the filter is the unique index.
-        published = self._errors.patiently(
-            lambda: self._durable_files.find_one_and_update(
-                {"metadata.sha256": sha256},
-                self._publication(upload, sha256, size, kind),
-                upsert=True,
-                return_document=ReturnDocument.AFTER,
-            )
-        )
-        assert published is not None
-        return published
+
+        def once() -> dict[str, Any]:
+            try:
+                # Of two that insert at once the server itself repeats one as an update, as the filter is the unique
+                # index.
+                published = self._durable_files.find_one_and_update(
+                    {"metadata.sha256": sha256},
+                    self._publication(upload, sha256, size, kind),
+                    upsert=True,
+                    return_document=ReturnDocument.AFTER,
+                )
+            except DuplicateKeyError as error:
+                if "_id" in (error.details or {}).get("keyPattern", {}):  # a garbage collection has taken its place
+                    raise UploadSwept(self.where) from None
+                raise
+            assert published is not None
+            return published
+
+        return self._errors.patiently(once)
 
     @property
     def _durable_files(self) -> Documents:
@@ -253,7 +262,8 @@ class GridFSStore(Store):
         return document
 
     def _list(self) -> Iterator[StoredObject]:
-        with self._errors.translated(), self._files.find({"metadata.sha256": {"$exists": True}}) as cursor:
+        ours = {"metadata.sha256": {"$exists": True}, **FILES}
+        with self._errors.translated(), self._files.find(ours) as cursor:
             for document in cursor.sort("metadata.sha256"):
                 yield _stored(document)
 
@@ -276,7 +286,7 @@ class GridFSStore(Store):
         return self._chunks.unowned(before)
 
     def _drop_unfinished(self, upload: str) -> None:
-        self._chunks.drop(ObjectId(upload))
+        self._chunks.sweep(ObjectId(upload))
 
     def _now(self) -> datetime:
         with self._errors.translated():

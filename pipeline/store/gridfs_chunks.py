@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from bson import Binary, ObjectId
+from bson import Binary, Int64, ObjectId
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, BulkWriteError
 
@@ -17,6 +17,7 @@ from .mongo_errors import DUPLICATE_KEY, LOOK, PASSING, MongoErrors
 
 CHUNKS_PER_INSERT = 8  # chunk documents sent at a time: what an upload holds in memory
 UPLOADS_PER_LOOK = 1000  # uploads looked up at a time
+FILES = {"metadata.swept": {"$exists": False}}  # the file documents that are no marks of swept uploads
 
 Documents = Collection[dict[str, Any]]
 
@@ -94,6 +95,25 @@ class Chunks:
         with self._errors.translated():
             self._chunks.delete_many({"files_id": {"$in": uploads}})
 
+    def sweep(self, upload: ObjectId) -> None:
+        """Remove the chunks of an upload that is taken for dead, unless it is published just now.
+
+        A mark takes the place of its file document first and stays: an upload that only slept finds its id taken and
+        cannot publish what has no bytes any more.
+        """
+        mark = {
+            "length": Int64(0),
+            "chunkSize": self._size,
+            "uploadDate": datetime.now(UTC),
+            "filename": "swept",
+            "metadata": {"sha256": f"swept {upload}", "swept": True},
+        }
+        with self._errors.translated():
+            self._files.update_one({"_id": upload}, {"$setOnInsert": mark}, upsert=True)
+            published = self._files.find_one({"_id": upload, **FILES}, {"_id": 1})
+        if published is None:
+            self.drop(upload)
+
     def unowned(self, before: datetime) -> Iterator[Unfinished]:
         """The uploads without a file document whose last chunk was made before a time, in the order they were begun.
 
@@ -108,7 +128,7 @@ class Chunks:
             found = self._chunks.aggregate(groups, allowDiskUse=True)
             while last := {group["_id"]: group["last"] for group in islice(found, UPLOADS_PER_LOOK)}:
                 theirs = {"_id": {"$in": [*last]}}
-                owned = {document["_id"] for document in self._files.find(theirs, {"_id": 1})}
+                owned = {document["_id"] for document in self._files.find({**theirs, **FILES}, {"_id": 1})}
                 for upload in last.keys() - owned:
                     touched = last[upload].generation_time
                     if touched < before:

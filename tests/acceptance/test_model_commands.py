@@ -23,6 +23,7 @@ from pipeline import model_export
 from pipeline.cli.error_chain import describe
 from pipeline.cli.main import build_parser
 from pipeline.session import connect
+from schemas.checkpoint import Checkpoint
 from schemas.stored_model import StoredModel
 from schemas.training_result import TrainingResult
 from tests.integration.digits_tasks import insert_tasks, train, training
@@ -160,6 +161,57 @@ def test_arguments_of_another_form(trainloom: Callable[..., Told], capsys: pytes
 
 
 @pytest.mark.feature("N8")
+def test_what_each_model_takes_is_told(trainloom: Callable[..., Told]) -> None:
+    assert trainloom("du").out == "no model has anything in the store yet; train a task, or `trainloom model put`\n"
+    with connect() as session:
+        keys = [key[KEY] for key in insert_tasks(session, training(), seeds=(0, 1))]
+        train({KEY: keys[0]})
+        state = session.store.put(bytes(5_000_000), kind="checkpoint")
+        row = {KEY: keys[1], "checkpoint_sha256": state.sha256, "checkpoint_size": state.size, "checkpoint_epoch": 1}
+        Checkpoint().insert1({**row, "checkpoint_step": 0, "checkpoint_code": "0" * 32, "checkpoint_attempt": "0" * 32})
+        dataset = next(stored.sha256 for stored in session.store.list() if stored.kind == "dataset")
+        objects = {stored.sha256: stored.size for stored in session.store.list() if stored.sha256 != dataset}
+    first, second = put(trainloom), put(trainloom, "--version", "2")  # the same weights
+    shared = Path("net.safetensors").stat().st_size
+
+    told = trainloom("du", "--json").json()
+    assert told["all"] == {"number": len(objects) + 1, "bytes": sum(objects.values()) + shared}
+    by_key = {model["key"]: model for model in told["models"]}
+    assert [model["key"] for model in told["models"]] == [keys[1], keys[0], *sorted((first, second))]
+    assert [by_key[key]["kind"] for key in (*keys, first)] == ["trained", "unfinished", "stored"]
+    assert [by_key[key]["name"] for key in (*keys, first)] == ["digits.h5", "", "digits"]
+    assert by_key[keys[1]]["kinds"] == {"checkpoint": {"number": 1, "bytes": 5_000_000}}
+    assert by_key[keys[1]]["own_bytes"] == 5_000_000
+    assert (by_key[first]["bytes"], by_key[first]["own_bytes"]) == (shared, 0)
+    trained = by_key[keys[0]]
+    assert trained["kinds"].keys() == {"blob", "weights"}
+    assert trained["own_bytes"] == trained["bytes"] == sum(objects.values()) - 5_000_000
+
+    assert [model["key"] for model in trainloom("du", "--limit", "1", "--json").json()["models"]] == [keys[1]]
+    header, largest, *_, last = trainloom("du").out.splitlines()
+    assert header.split() == ["key", "kind", "name", "objects", "size", "its", "own", "weights", "checkpoints", "rest"]
+    sizes = ["4.8", "MiB", "4.8", "MiB", "0", "B", "4.8", "MiB", "0", "B"]
+    assert largest.split() == [keys[1][:8], "unfinished", "-", "1", *sizes]
+    assert last.startswith(f"all models together: {len(objects) + 1} objects (")
+
+
+@pytest.mark.feature("N8")
+def test_what_a_removed_model_leaves_is_freed(trainloom: Callable[..., Told]) -> None:
+    key, kept = put(trainloom), str(trainloom("put", "net.safetensors", "--name", "bare", "--json").json()["key"])
+    trainloom("rm", key)
+    shared = trainloom("gc", "--grace", "0", "--delete", "--json").json()
+    assert (shared["freed"], shared["owned"]["weights"]["number"]) == ({}, 1)
+    safetensors.torch.save_file(SimpleMLP((1, 8, 8), [10], hidden_size=4).state_dict(), "other.safetensors")
+    other = str(trainloom("put", "other.safetensors", "--name", "other", "--json").json()["key"])
+    trainloom("rm", other)
+    told = trainloom("gc", "--grace", "0")
+    assert "1 objects" in told.out
+    assert "`trainloom store gc --delete` frees them" in told.out
+    assert trainloom("gc", "--grace", "0", "--delete", "--json").json()["freed"]["weights"]["number"] == 1
+    assert trainloom("get", kept, "-o", "out").code == 0
+
+
+@pytest.mark.feature("N8")
 def test_a_trained_model_is_exported_with_where_it_comes_from(trainloom: Callable[..., Told], task: str) -> None:
     with connect() as session:
         model = TrainingResult().load_model({KEY: task})
@@ -195,6 +247,19 @@ def test_torchscript_runs_without_the_class(trainloom: Callable[..., Told]) -> N
         warnings.simplefilter("ignore", DeprecationWarning)  # torch has other ways by now
         script = torch.jit.load("script/model.pt")
     assert torch.equal(script(images), mlp().eval()(images)[0])
+
+
+@pytest.mark.feature("N8")
+def test_onnx_runs_without_torch(trainloom: Callable[..., Told], task: str) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    described = trainloom("export", task[:8], "-o", "net", "--format", "onnx", "--json").json()
+    assert described["weights"]["file"] == "model.onnx"
+    with connect():
+        model = TrainingResult().load_model({KEY: task})
+    images = torch.rand(3, 1, 8, 8)
+    (found,) = ReferenceEvaluator("net/model.onnx").run(None, {"input": images.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(images)[0].detach())
 
 
 def test_onnx_says_what_it_needs(trainloom: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:

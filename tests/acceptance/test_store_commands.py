@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def test_garbage_is_told_first_and_freed_when_asked(store: FolderStore, command:
     assert {stored.sha256 for stored in store.list()} == owned
     code, output, _ = command("store", "verify")
     assert (code, output) == (0, f"{len(owned)} objects read, 0 damaged or gone, 0 named by rows but not there\n")
+
+
+@pytest.mark.feature("T4")
+def test_events_of_tasks_that_are_gone_are_told_first(store: FolderStore, command: Command) -> None:
+    with connect() as session:
+        kept = session.events.count()
+        session.events.append("training", {"loss": 1.0}, task="0" * 32, time=datetime.now(UTC) - timedelta(days=2))
+    assert kept > 0
+    said = "1 events of 1 tasks that no longer exist"
+    code, output, _ = command("store", "gc")
+    assert (code, f"{said} would be freed" in output, "`trainloom store gc --delete`" in output) == (0, True, True)
+    assert f"{said} freed" in command("store", "gc", "--delete")[1]
+    assert told(command("model", "gc", "--delete", "--json")[1])["events"] == {"tasks": 0, "number": 0}
+    with connect() as session:
+        assert session.events.count() == kept
 
 
 def test_what_is_there_is_listed_and_measured(store: FolderStore, command: Command) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datajoint as dj
 import numpy as np
 import pytest
 import torch
 
 from models_impl.simple_mlp import SimpleMLP
-from pipeline.dataset_store import DatasetMissing
+from pipeline.dataset_store import DatasetInUse, DatasetMissing
 from pipeline.errors import SessionError
 from pipeline.event_record import Selection
 from pipeline.hub_session import mongo_url
@@ -25,6 +26,8 @@ from pipeline.script_queue import ScriptTasksFailed, WaitedTooLong
 from pipeline.tag_query import InvalidQuery
 from schemas.attempt import Attempt
 from schemas.errors import InvalidRow
+from schemas.stored_dataset import StoredDataset
+from schemas.stored_model import ModelInUse, StoredModel
 from trainloom import ScriptResult, ScriptTask, TensorHub
 
 SCRIPT = """
@@ -164,6 +167,38 @@ def test_models_are_found_by_tags_and_order(db: TensorHub, caplog: pytest.LogCap
     assert db.delete_model(stage="s0.7") == 1
     assert db.delete_model() == 2
     assert db.count_models() == 0
+
+
+@pytest.mark.feature("T2", "T3")
+def test_what_other_rows_use_is_not_deleted(backend: str, open_session: Callable[..., Any]) -> None:
+    """And nothing beside it."""
+    db = TensorHub(session=open_session())
+    for version in "123":
+        db.save_dataset([np.zeros(1)], "mnist", version=version)
+        db.save_model({"weight": torch.zeros(1)}, name="net", version=version)
+    schema = dj.Schema(db.session.settings.schema_name, connection=db.session.connection)
+
+    class Figure(dj.Manual):
+        definition = """
+        -> StoredDataset
+        -> StoredModel
+        """
+
+    schema(Figure, context={"StoredDataset": StoredDataset, "StoredModel": StoredModel})
+    try:
+        used = {"stored_dataset_version": "2", "stored_model_version": "2"}
+        Figure().insert((StoredDataset() * StoredModel() & used).proj())
+        with pytest.raises(DatasetInUse, match=r"the dataset mnist is still used by rows of .*figure; delete"):
+            db.delete_dataset("mnist")
+        with pytest.raises(
+            ModelInUse, match=r"the model net \(\w{8}\) is still used by rows of .*figure; delete those"
+        ):
+            db.delete_model(name="net")
+        assert len(db.find_all_datasets("mnist")) == db.count_models() == 3
+        Figure().delete_quick()
+        assert (db.delete_dataset("mnist"), db.delete_model(name="net")) == (3, 3)
+    finally:
+        Figure().drop_quick()
 
 
 OWN_MODEL = """

@@ -1,10 +1,11 @@
-"""A real MongoDB server for the contract tests."""
+"""A real MongoDB server and the stores under test."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,9 @@ from urllib.parse import quote_plus
 
 import pymongo
 import pytest
+
+from pipeline.store import Store
+from tests.contracts.store_bench import Bench, FolderBench, GridFSBench
 
 
 def mongod_binary() -> str | None:
@@ -47,3 +51,21 @@ def mongod_uri() -> Iterator[str]:
         server.kill()
         server.wait()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["folder", "gridfs"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """Each store, empty."""
+    if request.param == "folder":
+        yield FolderBench(tmp_path / "store")
+        return
+    uri, database = request.getfixturevalue("mongod_uri"), f"test_{uuid.uuid4().hex}"
+    with pymongo.MongoClient(uri) as client:
+        yield GridFSBench(uri, database, client)
+        client.drop_database(database)
+
+
+@pytest.fixture
+def store(bench: Bench) -> Store:
+    """The store itself."""
+    return bench.store

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def open_store(factory: str, argument: str) -> Store:
 
 
 class GatedStream(io.BytesIO):
-    """Stops once in the second pass (the upload), after `gate` bytes: prints that and waits for a line."""
+    """Stops once in the second pass (the upload), after `gate` bytes: prints "halted" and waits for a line."""
 
     def __init__(self, content: bytes, gate: int) -> None:
         super().__init__(content)
@@ -35,8 +36,7 @@ class GatedStream(io.BytesIO):
         self._passes += self.tell() == 0
         if self._passes == 2 and self._gate is not None and self.tell() >= self._gate:
             self._gate = None
-            print("halfway", flush=True)
-            sys.stdin.readline()
+            _halt()
         return super().read(size)
 
 
@@ -49,6 +49,48 @@ def put_gated(store: Store, path: str, gate: str) -> Any:
     return store.put(GatedStream(Path(path).read_bytes(), int(gate))).sha256
 
 
+def halt_at(store: Any, point: str) -> None:
+    """Let this process print "halted" and wait for a line, once, the next time that an upload comes to a point:
+    ``unpublished``, when all of its bytes are stored, or ``published``, when its object is visible."""
+    for name in ("_publish", "_publish_together"):
+        if hasattr(store, name):
+            setattr(store, name, _halting(getattr(store, name), point))
+
+
+def _halting(publish: Callable[..., Any], point: str) -> Callable[..., Any]:
+    def halted(*args: Any) -> Any:
+        if point == "unpublished":
+            _halt()
+        published = publish(*args)
+        if point == "published":
+            _halt()
+        return published
+
+    return halted
+
+
+def _halt() -> None:
+    print("halted", flush=True)
+    sys.stdin.readline()
+
+
+def put(store: Store, path: str) -> Any:
+    return store.put(Path(path)).sha256
+
+
+def put_halted(store: Store, path: str, point: str) -> Any:
+    if point == "halfway":
+        return put_gated(store, path, str(Path(path).stat().st_size // 2))
+    halt_at(store, point)
+    return put(store, path)
+
+
+def put_all_halted(store: Store, path: str, point: str) -> Any:
+    """The same with a content that is stored together with others."""
+    halt_at(store, point)
+    return store.put_all([(Path(path).read_bytes(), "")])[0]
+
+
 def measure(store: Store, path: str, copy: str) -> Any:
     """Bytes by which storing and downloading a large file raised the peak over that of a small one."""
     store.download(store.put(b"small").sha256, copy)
@@ -58,5 +100,8 @@ def measure(store: Store, path: str, copy: str) -> Any:
 
 
 if __name__ == "__main__":
-    _, factory, argument, action, *rest = sys.argv
-    print({"put_gated": put_gated, "measure": measure}[action](open_store(factory, argument), *rest), flush=True)
+    _, factory, argument, chosen, *rest = sys.argv
+    actions: dict[str, Callable[..., Any]] = {
+        action.__name__: action for action in (put, put_gated, put_halted, put_all_halted, measure)
+    }
+    print(actions[chosen](open_store(factory, argument), *rest), flush=True)

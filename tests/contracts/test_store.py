@@ -6,11 +6,7 @@ import hashlib
 import io
 import os
 import stat
-import subprocess
-import sys
 import uuid
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,7 +16,6 @@ from typing import Any
 
 import pymongo
 import pytest
-from bson import Binary
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
 
@@ -37,115 +32,7 @@ from pipeline.store import (
 )
 from pipeline.store.folder import FolderStore
 from pipeline.store.gridfs import GridFSStore
-
-MIB = 1 << 20
-CHILD = str(Path(__file__).with_name("store_process.py"))
-
-
-class Bench(ABC):
-    """A store under test, with what the tests need to look behind and to break it."""
-
-    store: Store
-    arguments: list[str]
-
-    @abstractmethod
-    def kept_bytes(self) -> int:
-        """The bytes of content that physically exist, visible or not."""
-
-    @abstractmethod
-    def flip_byte(self, sha256: str) -> None:
-        """Change one stored byte in the middle of an object."""
-
-    @abstractmethod
-    def cut(self, sha256: str) -> None:
-        """Lose the end of an object."""
-
-    @abstractmethod
-    def append(self, sha256: str) -> None:
-        """Let an object go on after its end."""
-
-    def process(self, action: str, *rest: object) -> subprocess.Popen[str]:
-        """Another process that works on the same store."""
-        command = [sys.executable, CHILD, *self.arguments, action, *map(str, rest)]
-        root = str(Path(__file__).parents[2])
-        environment = {**os.environ, "PYTHONPATH": root}
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=root
-        )
-
-
-class FolderBench(Bench):
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.store = FolderStore(root)
-        self.arguments = ["folder", str(root)]
-
-    def kept_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self.root.rglob("content"))
-
-    def content(self, sha256: str) -> Path:
-        return self.root / "objects" / sha256[:2] / sha256[2:] / "content"
-
-    def flip_byte(self, sha256: str) -> None:
-        content = bytearray(self.content(sha256).read_bytes())
-        content[len(content) // 2] ^= 1
-        self.content(sha256).write_bytes(content)
-
-    def cut(self, sha256: str) -> None:
-        os.truncate(self.content(sha256), self.content(sha256).stat().st_size - 1)
-
-    def append(self, sha256: str) -> None:
-        with open(self.content(sha256), "ab") as file:
-            file.write(b"!")
-
-
-class GridFSBench(Bench):
-    def __init__(self, uri: str, database: str, client: pymongo.MongoClient[Any]) -> None:
-        self.bucket = client[database]["objects"]
-        self.store = GridFSStore(lambda: client[database])
-        self.arguments = ["gridfs", f"{uri}|{database}"]
-
-    def kept_bytes(self) -> int:
-        return sum(len(chunk["data"]) for chunk in self.bucket["chunks"].find())
-
-    def chunks(self, sha256: str) -> list[dict[str, Any]]:
-        file = self.bucket["files"].find_one({"metadata.sha256": sha256})
-        assert file is not None
-        return list(self.bucket["chunks"].find({"files_id": file["_id"]}).sort("n"))
-
-    def flip_byte(self, sha256: str) -> None:
-        chunks = self.chunks(sha256)
-        chunk = chunks[len(chunks) // 2]
-        data = bytearray(chunk["data"])
-        data[len(data) // 2] ^= 1
-        self.bucket["chunks"].update_one({"_id": chunk["_id"]}, {"$set": {"data": Binary(bytes(data))}})
-
-    def cut(self, sha256: str) -> None:
-        self.bucket["chunks"].delete_one({"_id": self.chunks(sha256)[-1]["_id"]})
-
-    def append(self, sha256: str) -> None:
-        last = self.chunks(sha256)[-1]
-        self.bucket["chunks"].insert_one({"files_id": last["files_id"], "n": last["n"] + 1, "data": Binary(b"!")})
-
-
-@pytest.fixture(params=["folder", "gridfs"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    if request.param == "folder":
-        yield FolderBench(tmp_path / "store")
-        return
-    uri, database = request.getfixturevalue("mongod_uri"), f"test_{uuid.uuid4().hex}"
-    with pymongo.MongoClient(uri) as client:
-        yield GridFSBench(uri, database, client)
-        client.drop_database(database)
-
-
-@pytest.fixture
-def store(bench: Bench) -> Store:
-    return bench.store
-
-
-def sha256_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+from tests.contracts.store_bench import MIB, Bench, FolderBench, GridFSBench, sha256_of
 
 
 class Pipe(io.RawIOBase):
@@ -513,7 +400,7 @@ def test_what_a_killed_upload_leaves_is_found_and_dropped(bench: Bench, tmp_path
     (tmp_path / "content").write_bytes(os.urandom(12 * MIB))
     with bench.process("put_gated", tmp_path / "content", 9 * MIB) as uploader:
         assert uploader.stdout is not None
-        assert uploader.stdout.readline() == "halfway\n"
+        assert uploader.stdout.readline() == "halted\n"
         uploader.kill()
     (left,) = bench.store.unfinished(bench.store.now() + timedelta(hours=1))
     assert left.size == bench.kept_bytes() - whole.size > 0
@@ -530,7 +417,7 @@ def test_an_uploader_killed_halfway_leaves_nothing_visible(bench: Bench, tmp_pat
     (tmp_path / "content").write_bytes(content)
     with bench.process("put_gated", tmp_path / "content", 9 * MIB) as uploader:
         assert uploader.stdout is not None
-        assert uploader.stdout.readline() == "halfway\n"
+        assert uploader.stdout.readline() == "halted\n"
         uploader.kill()
     assert 0 < bench.kept_bytes() < len(content), "it was killed in the middle of an upload"
     assert list(bench.store.list()) == []
@@ -547,7 +434,7 @@ def test_two_processes_storing_the_same_end_with_one_object(bench: Bench, tmp_pa
     uploaders = [bench.process("put_gated", tmp_path / "content", MIB) for _ in range(2)]
     for uploader in uploaders:
         assert uploader.stdout is not None
-        assert uploader.stdout.readline() == "halfway\n"
+        assert uploader.stdout.readline() == "halted\n"
     # Both found the object absent and are uploading it.
     assert [uploader.communicate("go on\n")[0].strip() for uploader in uploaders] == [sha256_of(content)] * 2
     assert [uploader.returncode for uploader in uploaders] == [0, 0]

@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,14 @@ import pytest
 
 from pipeline.collector import Collector
 from pipeline.errors import ConfigurationError
+from pipeline.event_record import Selection
 from pipeline.services.mongo import find_programs
 from pipeline.session import connect
+from pipeline.store.gridfs import GridFSStore
+from pipeline.store.gridfs_chunks import Chunks
 from tests.integration.digits_tasks import insert_tasks, train, training
 from tests.integration.replica_set import DATABASE, ReplicaSet
+from tests.integration.small_tasks import DROPOUT, EPOCHS, SEEDS, assert_settled, insert, trained_alone
 from trainloom import TrainingResult
 
 MIB = 1 << 20
@@ -95,6 +100,111 @@ def test_a_training_survives_the_loss_of_the_primary(session: Any, replica_set: 
     train()
     result = TrainingResult().fetch1()
     assert session.store.get_bytes(result["model_save_path"].removeprefix("trainloom://"))
+
+
+WIDE = {**DROPOUT, "model_class_params": {"hidden_size": 500_000, "dropout": 0.3}}
+"""Weights of several batches of chunks, so that a primary can be lost between two of them."""
+
+
+def insert_wide(session: Any) -> list[dict[str, str]]:
+    return insert(session, SEEDS[:1], model=WIDE)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server_home: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the training gives when nothing happens to its servers."""
+    return trained_alone(server_home, tmp_path_factory.mktemp("alone"), insert_wide)
+
+
+class LostPrimary:
+    """Ends the primary once, in the middle of what a training does with the store.
+
+    Parameters
+    ----------
+    kind, stage : of which object, and when: ``chunks``, when a part of its bytes is stored, or ``publication``.
+    """
+
+    def __init__(self, lose: Callable[[], None], kind: str, stage: str) -> None:
+        self._lose, self._when = lose, (kind, stage)
+        self._upload = threading.local()  # checkpoints are uploaded by a side thread
+        self.happened = False
+
+    def at(self, kind: str, stage: str) -> None:
+        if (kind, stage) == self._when and not self.happened:
+            self.happened = True
+            self._lose()
+
+    def begin(self, kind: str) -> None:
+        self._upload.kind, self._upload.batches = kind, 0
+
+    def next_batch(self) -> None:
+        self._upload.batches = getattr(self._upload, "batches", 0) + 1
+        if self._upload.batches == 2:
+            self.at(self._upload.kind, "chunks")
+
+
+def watch(lost: LostPrimary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let it know of every step of the uploads that follow."""
+    upload, insert_chunks = GridFSStore._upload, Chunks.insert
+    publish, publish_together = GridFSStore._publish, GridFSStore._publish_together
+
+    def begun(self: Any, pieces: Any, kind: str) -> Any:
+        lost.begin(kind)
+        return upload(self, pieces, kind)
+
+    def inserted(self: Any, batch: Any) -> Any:
+        lost.next_batch()
+        return insert_chunks(self, batch)
+
+    def published(self: Any, chunks: Any, sha256: str, size: int, kind: str) -> Any:
+        lost.at(kind, "publication")
+        return publish(self, chunks, sha256, size, kind)
+
+    def published_together(self: Any, uploads: Any, contents: Any) -> Any:
+        for _, kind in contents.values():
+            lost.at(kind, "publication")
+        return publish_together(self, uploads, contents)
+
+    monkeypatch.setattr(GridFSStore, "_upload", begun)
+    monkeypatch.setattr(Chunks, "insert", inserted)
+    monkeypatch.setattr(GridFSStore, "_publish", published)
+    monkeypatch.setattr(GridFSStore, "_publish_together", published_together)
+
+
+@pytest.mark.feature("S17")
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [
+        ("checkpoint", "chunks"),
+        ("checkpoint", "publication"),
+        ("weights", "chunks"),
+        ("weights", "publication"),
+        ("blob", "publication"),
+    ],
+)
+def test_a_training_in_whose_middle_the_primary_is_lost_loses_nothing(
+    undisturbed: dict[str, Any],
+    session: Any,
+    replica_set: ReplicaSet,
+    kind: str,
+    stage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = insert_wide(session)
+    lost = LostPrimary(replica_set.kill_primary, kind, stage)
+    watch(lost, monkeypatch)
+    train()
+    monkeypatch.undo()
+    assert lost.happened
+    assert_settled(session, keys, undisturbed)
+    replica_set.revive()
+    assert Collector(session).missing() == ()
+    for stored in session.store.list():
+        assert len(session.store.get_bytes(stored.sha256)) == stored.size
+    assert list(session.store.unfinished(session.store.now() + timedelta(days=1))) == []
+    (key,) = keys
+    told = session.events.read(Selection(task=key["training_task_md5_hash"], kind="training"))
+    assert [event["epoch"] for event in told] == [*range(1, EPOCHS + 1)]
 
 
 def test_reading_from_secondaries_misses_nothing(
