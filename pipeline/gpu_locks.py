@@ -1,4 +1,4 @@
-"""One GPU for each worker process: which there are, and a lock on each, so that no two workers of a machine share one.
+"""One GPU for each process that trains: which there are, and a lock on each, so that no two of a machine share one.
 
 A lock belongs to the process that computes on the GPU and ends with it, however that dies.
 """
@@ -18,16 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import gpu_device, gpu_visible
 from .errors import ConfigurationError
+from .gpu_device import GpuReading
+from .gpu_visible import MIG, VISIBLE, WHOLE
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-VISIBLE = "CUDA_VISIBLE_DEVICES"
-MIG = "MIG-"  # how names of parts of a GPU begin
 WAIT = 30.0  # s for a GPU whose worker is just ending
 PAUSE = 0.5  # s between looks
 LIST_LIMIT = 120.0  # s for torch to list the GPUs
+GIB = 2**30
+LOCKS = Path("/proc/locks")  # proc_locks(5)
 # In a process of its own: asking about a GPU takes some of its memory for as long as the process lives.
 LIST = (
     "import json, torch; print(json.dumps([str(torch.cuda.get_device_properties(index).uuid) "
@@ -35,18 +38,27 @@ LIST = (
 )
 
 
+class NoGpuFree(ConfigurationError):
+    """There are GPUs, and none of them can be had: others use them, or they have too little free memory."""
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that a worker process may have.
+    """A GPU that a process may have.
 
     Attributes
     ----------
-    uuid : what the driver calls it, on every look and in every process of the machine.
-    visible : what makes it the only one that CUDA sees, as the value of ``CUDA_VISIBLE_DEVICES``.
+    uuid : what the driver calls it, on every look and in every process of the machine; without ``GPU-``.
+    visible : what the environment calls it: a number, or the same as `name`.
     """
 
     uuid: str
     visible: str
+
+    @property
+    def name(self) -> str:
+        """What the driver and ``CUDA_VISIBLE_DEVICES`` take, whatever the order that GPUs are counted in."""
+        return self.uuid if self.uuid.startswith(MIG) else f"{WHOLE}{self.uuid}"
 
 
 def available(device: str, env: Mapping[str, str] = os.environ) -> list[Gpu]:
@@ -59,8 +71,31 @@ def available(device: str, env: Mapping[str, str] = os.environ) -> list[Gpu]:
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cuda"):
         return []
-    found = named(_uuids(), env.get(VISIBLE))
+    found = _by_driver(env)
+    if found is None:
+        found = named(_uuids(), env.get(VISIBLE))
     return found[int(index) : int(index) + 1] if index else found
+
+
+def bare(uuid: str) -> str:
+    """A UUID as torch and the locks have it."""
+    return uuid.removeprefix(WHOLE)
+
+
+def _by_driver(env: Mapping[str, str]) -> list[Gpu] | None:
+    """The GPUs as the driver lists them, which costs little; None where torch must be asked."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if not count:  # also where torch was built without CUDA
+        return None
+    try:
+        seen = gpu_visible.visible(gpu_device.read_all().gpus, env)
+    except gpu_device.GpusUnknown:
+        return None
+    if seen is None or (len(seen) != count and not any(gpu.is_part for gpu in seen)):
+        return None
+    return [Gpu(bare(gpu.uuid), gpu.uuid) for gpu in seen]
 
 
 def named(uuids: Sequence[str], visible: str | None) -> list[Gpu]:
@@ -69,7 +104,9 @@ def named(uuids: Sequence[str], visible: str | None) -> list[Gpu]:
     if visible is not None:
         names = [name.strip() for name in visible.split(",")][: len(uuids)]
     # Parts of one GPU may have one uuid, but not one name.
-    return [Gpu(name if name.startswith(MIG) else uuid, name) for uuid, name in zip(uuids, names, strict=False)]
+    return [
+        Gpu(name if name.startswith(MIG) else uuid, name) for uuid, name in zip(map(bare, uuids), names, strict=False)
+    ]
 
 
 @functools.cache
@@ -90,46 +127,127 @@ def _uuids() -> tuple[str, ...]:
 
 
 @contextmanager
-def held(gpus: Sequence[Gpu], folder: Path | None = None, wait: float = WAIT) -> Iterator[Gpu | None]:
-    """Lock one of the GPUs that no other process of this machine has; None where there are none.
+def held(
+    gpus: Sequence[Gpu],
+    folder: Path | None = None,
+    wait: float | None = None,
+    least: int | None = None,
+    *,
+    inherit: bool = False,
+) -> Iterator[Gpu | None]:
+    """Lock the GPU with the most free memory that no other process of this user has; None where there are none.
 
     Parameters
     ----------
     folder : where the locks are; by default a folder of this user that all processes of the machine share.
-    wait : seconds until one must be free.
+    wait : seconds until one must be free; by default `WAIT`.
+    least : bytes that must be free.
+    inherit : use one that a process holds which started this one: a script that a worker runs has its worker's.
 
     Raises
     ------
+    NoGpuFree
+        If all of them are in use, or have too little free memory.
     ConfigurationError
-        If all of them are in use.
+        If there is a limit and the driver does not tell their memory.
     """
     if not gpus:
         yield None
         return
-    gpu, lock = _first_free(gpus, private_folder() if folder is None else folder, wait)
+    place = folder or private_folder()
+    inherited = _inherited(gpus, place) if inherit else None
+    if inherited is not None:
+        yield inherited
+        return
+    gpu, lock = _first_free(gpus, place, WAIT if wait is None else wait, least)
     try:
         yield gpu
     finally:
         lock.release()
 
 
-def _first_free(gpus: Sequence[Gpu], folder: Path, wait: float) -> tuple[Gpu, FileLock]:
+def _inherited(gpus: Sequence[Gpu], folder: Path) -> Gpu | None:
+    """One that a process above this one holds."""
+    import psutil
+
+    above = {process.pid for process in psutil.Process().parents()}
+    lent = {uuid for uuid, pid in holders(folder).items() if pid in above}
+    return next((gpu for gpu in gpus if gpu.uuid in lent), None)
+
+
+def _first_free(gpus: Sequence[Gpu], folder: Path, wait: float, least: int | None) -> tuple[Gpu, FileLock]:
     """A GPU and the lock that was taken on it."""
     from filelock import FileLock, Timeout
 
     deadline = time.monotonic() + wait
     while True:
-        for gpu in gpus:
+        roomy, small = _by_free_memory(gpus, least)
+        for gpu in roomy:
             lock = FileLock(folder / f"{gpu.uuid}.lock")
             with suppress(Timeout):
                 lock.acquire(blocking=False)
                 return gpu, lock
         if time.monotonic() >= deadline:
-            raise ConfigurationError(
+            if small:
+                lacking = "; ".join(small)
+                others = " and other workers have the others" if roomy else ""
+                raise NoGpuFree(
+                    f"gpu_memory asks for {(least or 0) / GIB:.1f} GiB of free memory, but {lacking}{others}; lower "
+                    "it, or see with `trainloom gpu` who uses them"
+                )
+            raise NoGpuFree(
                 "other workers of this machine have every GPU that this one may use; start fewer processes, or stop "
                 "the others"
             )
         time.sleep(PAUSE)
+
+
+def _by_free_memory(gpus: Sequence[Gpu], least: int | None) -> tuple[list[Gpu], list[str]]:
+    """Those with enough free memory, the most first, and a phrase for each of the others. Without a limit, those whose
+    memory is not told come last, as they stood."""
+    free, labels = _free_memory()
+    if least is None:
+        return sorted(gpus, key=lambda gpu: -free.get(gpu.uuid, -1)), []
+    unknown = [gpu.uuid for gpu in gpus if gpu.uuid not in free]
+    if unknown:
+        raise ConfigurationError(
+            f"gpu_memory is set, but the free memory of GPU {unknown[0]} is not known ({labels.get('', 'not told')}); "
+            "unset it, or see `trainloom gpu`"
+        )
+    roomy = [gpu for gpu in gpus if free[gpu.uuid] >= least]
+    small = [f"{labels[gpu.uuid]} has {free[gpu.uuid] / GIB:.1f}" for gpu in gpus if gpu not in roomy]
+    return sorted(roomy, key=lambda gpu: -free[gpu.uuid]), small
+
+
+def _free_memory() -> tuple[dict[str, int], dict[str, str]]:
+    """Free bytes and how people call it, by UUID; under the empty UUID why nothing is known."""
+    try:
+        found = gpu_device.read_all().gpus
+    except gpu_device.GpusUnknown as error:
+        return {}, {"": str(error)}
+    free = {bare(gpu.uuid): gpu.free + _own(gpu) for gpu in found if gpu.free is not None}
+    return free, {bare(gpu.uuid): gpu.label for gpu in found}
+
+
+def _own(gpu: GpuReading) -> int:
+    """Bytes that this process has there already: torch keeps what earlier trainings took, and gives it to the next."""
+    return sum(process.memory or 0 for process in gpu.processes or () if process.pid == os.getpid())
+
+
+def holders(folder: Path | None = None) -> dict[str, int]:
+    """Which process holds which GPU, by UUID, as the kernel has it; those of this user."""
+    files = {}
+    for path in (private_folder() if folder is None else folder).glob("*.lock"):
+        status = path.stat()
+        device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+        files[f"{device}:{status.st_ino}"] = path.stem
+    held_by = {}
+    with suppress(OSError):  # not on every system
+        for line in LOCKS.read_text(encoding="ascii").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5] in files and int(words[4]) > 0:
+                held_by[files[words[5]]] = int(words[4])
+    return held_by
 
 
 def private_folder(folder: Path | None = None) -> Path:

@@ -62,7 +62,9 @@ class Results:
     @classmethod
     def all(cls) -> Results:
         """The results of the open session."""
-        joined = TrainingResult().proj(*RESULT_COLUMNS) * TrainingTask().proj(...)
+        results = TrainingResult().proj(*RESULT_COLUMNS)
+        # Results of older releases say nothing of what they cost.
+        joined = results.join(TrainingResult.Usage(), left=True) * TrainingTask().proj(...)
         hidden = set()
         for table in (DatasetConfig(), ModelConfig(), TrainingConfig()):
             joined = joined * table.proj(...)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from schemas.schema import schema
 from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
+from schemas.usage import Usage
 
 from .code_changes import has_changed
 from .short_keys import full_key
@@ -24,6 +26,7 @@ from .store.interface import StoreUnavailable
 KEY = "training_task_md5_hash"
 # Packages that a tree names; the dict holds all that were installed.
 PACKAGES = ("trainloom", "torch", "numpy", "h5py", "safetensors", "datajoint")
+GIB = 2**30
 SHORT = 12  # characters of a sha256 in the tree
 
 
@@ -114,6 +117,7 @@ def _result(key: str) -> dict[str, Any] | None:
     artifacts = (TrainingResult.Artifact() & {KEY: key}).to_dicts(order_by="artifact_name")
     return {
         **{column: found[0][column] for column in columns},
+        "usage": _usage(key),
         "metrics": [
             {name: row[f"metric_{name}"] for name in ("name", "value", "direction", "note")} for row in metrics
         ],
@@ -125,6 +129,12 @@ def _result(key: str) -> dict[str, Any] | None:
             for row in artifacts
         ],
     }
+
+
+def _usage(key: str) -> dict[str, Any] | None:
+    """What the result cost; None where the release that made it did not measure that."""
+    found = (TrainingResult.Usage() & {KEY: key}).to_dicts()
+    return asdict(Usage.of(found[0])) if found else None
 
 
 def _provenance(key: str, with_code: bool) -> dict[str, Any] | None:
@@ -208,6 +218,8 @@ def _result_lines(result: Mapping[str, Any]) -> Lines:
     score, duration = _number(result["test_score"]), f"{result['duration']:.3g} s"
     written = _time(result["utc_insert_time"])
     yield 2, f"result: test score {score} after {result['epochs']} epochs in {duration}, written {written}"
+    if result["usage"] is not None:
+        yield 3, _cost(Usage(**result["usage"]))
     for metric in result["metrics"]:
         note = f" ({metric['note']})" if metric["note"] else ""
         yield 3, f"{metric['name']} {_number(metric['value'])}{note}"
@@ -215,6 +227,22 @@ def _result_lines(result: Mapping[str, Any]) -> Lines:
     yield 3, f"model of {result['parameter_count']:,} parameters: {address}"
     for artifact in result["artifacts"]:
         yield 4, f"{artifact['name']}: {artifact['kind']}, {artifact['size']:,} bytes{_kept(artifact['in_store'])}"
+
+
+def _cost(usage: Usage) -> str:
+    """What a result cost, as far as it was measured."""
+    parts = [
+        (usage.gpu_hours, "{:.3g} GPU hours"),
+        (usage.energy, "{:.3g} kWh"),
+        (usage.utilisation, "GPU busy {:.0f} %"),
+        (None if usage.peak_memory is None else usage.peak_memory / GIB, "{:.3g} GiB on the GPU"),
+        (usage.cpu_seconds, "{:.3g} s of processors"),
+        (None if usage.peak_resident is None else usage.peak_resident / GIB, "{:.3g} GiB resident"),
+    ]
+    told = ", ".join(text.format(value) for value, text in parts if value is not None)
+    attempts = f" in {usage.attempts} attempts" if usage.attempts > 1 else ""
+    lost = f", without {usage.unmeasured} that were lost" if usage.unmeasured else ""
+    return f"cost on {usage.device}{attempts}{lost}: {told}"
 
 
 def _code_texts(found: Mapping[str, Any]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import datajoint as dj
 
+from . import usage
 from .schema import Connected, schema
 
 
@@ -56,3 +57,12 @@ class Attempt(Connected, dj.Manual):
     attempt_stack=null   : <blob>         # the traceback
     INDEX (attempt_key, attempt_start)
     """
+
+    class Usage(Connected, dj.Part):
+        """What an attempt cost that ended without a result."""
+
+        definition = f"""
+        -> master
+        ---
+        {usage.DEFINITION}
+        """

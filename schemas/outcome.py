@@ -14,10 +14,11 @@ class Outcome:
     ----------
     columns : the secondary columns of `TrainingResult`.
     metrics, artifacts : rows of the parts, without the key.
-    provenance : the row of the part, without the key.
+    provenance, usage : the rows of the parts, without the key.
     """
 
     columns: dict[str, Any]
     metrics: list[dict[str, Any]] = field(default_factory=list)
     artifacts: list[dict[str, Any]] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)

@@ -7,7 +7,10 @@ from typing import Any
 
 import datajoint as dj
 
-from . import stored_blob  # noqa: F401  (registers the codec that the definitions name)
+from . import (
+    stored_blob,  # noqa: F401  (registers the codec that the definitions name)
+    usage,
+)
 from .binding import Directories, services
 from .dataset_config import DatasetConfig
 from .errors import InvalidRow
@@ -88,7 +91,19 @@ class TrainingResult(Queued, dj.Computed):
         notes          : json          # what a reader should know: lost parameters, ignored options
         """
 
+    class Usage(Connected, dj.Part):
+        """What the result cost: all attempts that led to it together."""
+
+        definition = f"""
+        -> master
+        ---
+        usage_attempts=1   : int32     # attempts that the values are of
+        usage_unmeasured=0 : int32     # those that died before they could tell
+        {usage.DEFINITION}
+        """
+
     several_processes = "start more workers with `trainloom worker --processes N`"
+    participle = "trained"
 
     def __init__(
         self,
@@ -126,6 +141,7 @@ class TrainingResult(Queued, dj.Computed):
         self.Metric().insert([{**key, **row} for row in outcome.metrics])
         self.Artifact().insert([{**key, **row} for row in outcome.artifacts])
         self.Provenance().insert1({**key, **outcome.provenance})
+        self.Usage().insert1({**key, **outcome.usage})
 
     @staticmethod
     def spec(key: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from pipeline import gpu_device
 from pipeline.resolver import DISTRIBUTION
 from pipeline.settings import Settings
 
@@ -128,6 +129,7 @@ def gpu(settings: Settings | None) -> Iterator[Check]:
         else:
             yield ok("gpu", "none; trainings run on the CPU")
         return
+    least = settings.gpu_memory if settings else None
     for index in range(torch.cuda.device_count()):
         name = f"cuda:{index} {torch.cuda.get_device_name(index)}"
         try:
@@ -136,24 +138,29 @@ def gpu(settings: Settings | None) -> Iterator[Check]:
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             yield fail(
-                "gpu", f"{name} cannot compute: {reason}", "see who uses it with `nvidia-smi`, or set another device"
+                "gpu", f"{name} cannot compute: {reason}", "see who uses it with `trainloom gpu`, or set another device"
             )
         else:
-            yield ok("gpu", f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GB free")
+            message = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+            if least is not None and free < least:
+                cure = "lower gpu_memory, or see who uses it with `trainloom gpu`"
+                yield warn("gpu", f"{message}, less than the {least / 2**30:.1f} that gpu_memory asks for", cure)
+            else:
+                yield ok("gpu", message)
+    try:
+        for problem in gpu_device.read_all().problems:
+            yield warn("gpu", problem)
+    except gpu_device.GpusUnknown as error:
+        cure = "GPUs are taken without regard to their memory, and trainings are not measured"
+        yield warn("gpu", str(error), cure)
 
 
 def _driver_gpus() -> list[str]:
-    """GPUs that the driver knows, whatever torch says; none where nvidia-ml-py is not installed."""
+    """GPUs that the driver knows, whatever torch says; none where it cannot be asked."""
     try:
-        import pynvml
-    except ImportError:
+        return [gpu.name for gpu in gpu_device.read_all().gpus]
+    except gpu_device.GpusUnknown:
         return []
-    try:
-        pynvml.nvmlInit()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
-    except pynvml.NVMLError:
-        return []  # no driver, no GPU
 
 
 def own_code(settings: Settings) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from pipeline.services.mongo import MongoServer
 from pipeline.session import Session, connect
 from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
+from schemas.attempt import Attempt
 from schemas.errors import NotConnected
 from schemas.project import VERSION, Project
 from trainloom import ModelConfig, ScriptResult, ScriptTask, StoredDataset, TrainingResult
@@ -49,7 +50,15 @@ def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend:
 
 def make_older(session: Session) -> None:
     """Leave the project as the release before made it, and close it."""
-    for table in (ScriptResult().jobs, ScriptResult(), ScriptTask(), StoredDataset()):
+    added = (
+        ScriptResult().jobs,
+        ScriptResult(),
+        ScriptTask(),
+        StoredDataset(),
+        TrainingResult.Usage(),
+        Attempt.Usage(),
+    )
+    for table in added:
         session.connection.query(f"DROP TABLE {table.full_table_name}")
     Project().update1({"project_key": 1, "tables_version": 1})
     session.close()
@@ -135,6 +144,7 @@ def test_a_project_of_an_older_release_gets_the_tables_that_came_since(
     make_older(open_session())
     open_session()
     assert len(ScriptResult()) == len(ScriptTask()) == len(StoredDataset()) == 0
+    assert len(TrainingResult.Usage()) == len(Attempt.Usage()) == 0
     assert Project().fetch1("tables_version") == VERSION
     assert "added the tables of version" in caplog.text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import gpu_locks, worker_process
+from pipeline import gpu_choice, gpu_locks, gpu_visible
 from pipeline.errors import ConfigurationError
 from pipeline.gpu_locks import Gpu
 from pipeline.settings import Settings
@@ -84,10 +84,10 @@ def test_the_folder_of_the_locks_is_this_users_alone(tmp_path: Path) -> None:
 def test_a_worker_process_sees_its_gpu_alone(
     device: str, inside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(gpu_locks.VISIBLE, "0,1")
+    monkeypatch.setenv(gpu_visible.VISIBLE, "0,1")
     monkeypatch.setattr(gpu_locks, "private_folder", lambda: tmp_path)
-    with worker_process._one_gpu(Settings(device=device), (SECOND,)) as settings:
-        assert os.environ[gpu_locks.VISIBLE] == "1"
+    with gpu_choice.alone(Settings(device=device), (SECOND,)) as settings:
+        assert os.environ[gpu_visible.VISIBLE] == "GPU-uuid-b"
         assert settings.device == inside
 
 

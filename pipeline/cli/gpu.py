@@ -1,0 +1,130 @@
+"""`trainloom gpu`: the GPUs of this machine, how busy they are, and who uses them."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from pipeline.cli.arguments import seconds
+from pipeline.cli.context import is_terminal, open_session, print_json, print_table
+from pipeline.errors import PipelineError
+
+PACE = 2.0  # s between looks
+GIB = 2**30
+COLUMNS = ("gpu", "name", "free GiB", "of GiB", "busy %", "°C", "W", "used by")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "gpu",
+        help="the GPUs of this machine, how busy they are, and who uses them",
+        description="The GPUs and MIG instances of this machine. A * marks those that this environment hides from "
+        "CUDA (CUDA_VISIBLE_DEVICES).",
+    )
+    parser.add_argument(
+        "--watch",
+        type=seconds,
+        nargs="?",
+        const=PACE,
+        metavar="S",
+        help=f"look again every S seconds ({PACE:.0f}) until Ctrl-C; with --json a document per look",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(action=_gpu)
+
+
+def _gpu(args: argparse.Namespace) -> int:
+    from pipeline.gpu_table import listing
+
+    with ExitStack() as sessions:
+        tasks = _Tasks(args, sessions)
+        if args.watch is None:
+            _print(listing(tasks), args.json)
+            return 0
+        try:
+            while True:
+                found = listing(tasks)
+                if is_terminal() and not args.json:
+                    _clear()
+                _print(found, args.json)
+                sys.stdout.flush()
+                if not found["gpus"]:
+                    return 0
+                time.sleep(max(args.watch, 0.1))
+        except KeyboardInterrupt:
+            return 0
+
+
+class _Tasks:
+    """Which task each process of this machine trains; a session is opened when that is first asked."""
+
+    def __init__(self, args: argparse.Namespace, sessions: ExitStack) -> None:
+        self._args = args
+        self._sessions = sessions
+        self._usable: bool | None = None
+
+    def __call__(self, pids: Collection[int]) -> Mapping[int, str]:
+        if self._usable is None:
+            try:
+                self._sessions.enter_context(open_session(self._args))
+                self._usable = True
+            except (PipelineError, OSError) as error:  # the GPUs are there all the same
+                print(f"the tasks of the workers are not known: {error}", file=sys.stderr)
+                self._usable = False
+        if not self._usable:
+            return {}
+        from pipeline import live_workers, script_states
+
+        host = platform.node()[:255]  # as attempts record it
+        rows = [*live_workers.live_workers(), *script_states.live_workers()]
+        return {row["pid"]: row["task"] for row in rows if row["host"] == host and row["pid"] in pids}
+
+
+def _clear() -> None:
+    from rich.console import Console
+
+    Console().clear()
+
+
+def _print(found: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    if found["gpus"]:
+        print_table(COLUMNS, (row for gpu in found["gpus"] for row in _rows(gpu)))
+    else:
+        print("no GPU can be used here, trainings run on the CPU")
+    for problem in found["problems"]:
+        print(problem)
+
+
+def _rows(gpu: Mapping[str, Any]) -> Iterator[Sequence[object]]:
+    """The GPU with its first user, and a row for each other one."""
+    users = [_user(user) for user in gpu["users"]]
+    if not gpu["users_known"]:
+        users.append("others that cannot be seen from here")
+    hidden = "*" if gpu["visible"] is False else ""
+    memory = (_gib(gpu["memory_free"]), _gib(gpu["memory_total"]))
+    sensors = (gpu["utilisation"], gpu["temperature"], None if gpu["power"] is None else round(gpu["power"]))
+    yield gpu["index"] + hidden, gpu["name"], *memory, *sensors, users[0] if users else "nobody"
+    for user in users[1:]:
+        yield *("",) * (len(COLUMNS) - 1), user
+
+
+def _gib(amount: int | None) -> float | None:
+    return None if amount is None else round(amount / GIB, 1)
+
+
+def _user(user: Mapping[str, Any]) -> str:
+    from pipeline.short_keys import shown
+
+    who = f"{user['user'] or 'somebody'}: {user['command'] or 'unknown'} ({user['pid']})"
+    memory = "" if user["memory"] is None else f", {user['memory'] / GIB:.1f} GiB"
+    task = "" if user["task"] is None else f", task {shown(user['task'])}"
+    return f"{who}{memory}{task}"
