@@ -21,7 +21,8 @@ SCATTER = 1.35
 
 
 def one_query_per_poll(session: Session) -> Check:
-    """Let workers watch an empty queue and count every statement that reaches the server."""
+    """Let workers watch empty queues, of trainings and of scripts, and count every statement that reaches the
+    server."""
     environment = {**os.environ, "TRAINLOOM_POLL_SECONDS": str(POLL_SECONDS)}
     command = [str(COMMAND), "worker", "--watch", "--processes", str(WORKERS)]
     with logged_statements(session) as since:
@@ -37,5 +38,5 @@ def one_query_per_poll(session: Session) -> Check:
     most = SCATTER * WORKERS * WATCHED / POLL_SECONDS
     listed = "; ".join(f"{number} times `{text}`" for text, number in counted.most_common())
     holds = 0 < counted.total() <= most
-    name = f"{WORKERS} workers that watch an empty queue every {POLL_SECONDS} s send one query each time"
+    name = f"{WORKERS} workers that watch both empty queues every {POLL_SECONDS} s send one query each time"
     return Check(name, holds, f"in {WATCHED:.0f} s {listed}")

@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import psutil
 
@@ -17,7 +18,13 @@ from benchmarks.statement_log import logged_statements
 from pipeline.heartbeat_process import beat_statement
 from pipeline.queue import Queue
 from pipeline.services import PostgresServer
-from trainloom import Session, TrainingResult, TrainingTask
+from pipeline.shift import Shift
+from pipeline.stop import StopSignal
+from schemas.binding import services
+from trainloom import ScriptResult, Session, TrainingResult, TrainingTask
+
+if TYPE_CHECKING:
+    from pipeline.runner import TaskRunner
 
 WORKERS = 1_000
 BEATS_APART, POLLS_APART = 15.0, 5.0
@@ -27,6 +34,16 @@ TASKS_LAST = (60, 600, 3600)
 EXAMPLES = {"train": 256, "validation": 128, "test": 128}
 STARTS, TASKS_EACH, STATEMENTS_EACH = 5, 10, 200
 """How often something is done to weigh it: starts of a worker; tasks, and beats and polls, for each pair."""
+
+OPTIONS = {
+    "order": "original",
+    "max_calls": 1,
+    "priority": None,
+    "refresh": None,
+    "make_kwargs": None,
+    "suppress_errors": True,
+    "return_exception_objects": False,
+}
 
 Weight = tuple[float, float]
 """Statements and the server's seconds of CPU."""
@@ -47,7 +64,7 @@ def measure(pairs: int) -> list[Check]:
             held = {"number": 1, "jobs": jobs, "attempts": attempts, "key": claim.key, "attempt": claim.attempt}
             statement, values = beat_statement("postgresql", held, 1, 1, 0.5)
             beat = _weighed(session, STATEMENTS_EACH * pairs, lambda: session.connection.query(statement, values))
-            poll = _weighed(session, STATEMENTS_EACH * pairs, queue.seconds_to_next)
+            poll = _weighed(session, STATEMENTS_EACH * pairs, _shift().seconds_to_next)
             queue.drop(claim, "it was for the beats")
             start = _weighed(session, STARTS, _start_worker)
     parts = {"the start and end of a worker": start, "a task, without beats": task, "a beat": beat, "a poll": poll}
@@ -91,9 +108,16 @@ def _cpu(session: Session) -> float:
 
 
 def _train() -> None:
-    done = TrainingResult().populate(reserve_jobs=True, max_calls=1)
-    if done["success_count"] != 1:
-        raise RuntimeError(f"populate was to train one task: {done}")
+    shift = _shift()
+    shift.run()
+    if shift.success != 1:
+        raise RuntimeError(f"one task was to be trained: {shift.errors}")
+
+
+def _shift() -> Shift:
+    """A worker as `trainloom worker` has it, of trainings and of scripts, for one task."""
+    runner = cast("TaskRunner", services("a benchmark").runner)
+    return runner.new_shift([(TrainingResult(), ()), (ScriptResult(), ())], OPTIONS, StopSignal())
 
 
 def _start_worker() -> None:

@@ -4,20 +4,20 @@ and without waiting for other workers."""
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from schemas.attempt import Outcome
 
 from .connection import BEGIN, BLOCK
+from .outlook import Statement
 
 if TYPE_CHECKING:
     from .queue import Worker
 
-Statement = tuple[str, tuple[Any, ...]]  # SQL and its values
-
 ORIGINAL_ORDER = ("priority", "scheduled_time")  # and then the key
 SMALL_PART = 16**32 // 8  # of all keys
+LEAST_URGENT = 2**15  # beyond every priority
 # Lets a commit answer before it is on the disk: a server that crashes within the next second forgets the claim, and who
 # held it can write nothing, as if it had lost the lease. What is published later is on the disk, and the claim with it.
 UNHURRIED = "set_config('synchronous_commit', 'off', true)"
@@ -61,19 +61,36 @@ class Claimer:
         self._postgres = self._connection.adapter.backend == "postgresql"
 
     def take(
-        self, attempt: str, order: str, keys: Collection[str] | None, without: Collection[str], priority: int | None
+        self,
+        attempt: str,
+        order: str,
+        keys: Collection[str] | None,
+        without: Collection[str],
+        priority: int | None,
+        ahead_of: Sequence[Statement] = (),
     ) -> str | None:
         """Claim one job under an attempt id; the parameters are those of `Queue.claim`. Returns its key."""
-        where, args = self._eligible(keys, without, priority)
+        where, args = self._eligible(keys, without, priority, ahead_of)
         picks = [(self._pick(where, ORIGINAL_ORDER), args)]
         if order == "random":
             picks[:0] = self._random_picks(where, args)
         if self._postgres:
-            unique = keys is not None or bool(without)  # a statement for each number of keys: not worth preparing
+            # A statement for each number of keys: not worth preparing.
+            unique = keys is not None or bool(without) or any(values for _, values in ahead_of)
             return self._at_once(
                 picks, attempt, self._connection.query if unique else self._connection.query_repeatedly
             )
         return self._in_a_block(picks, attempt) if self._connection.runs_blocks else self._in_steps(picks, attempt)
+
+    def most_urgent(self, keys: Collection[str] | None, without: Collection[str]) -> Statement:
+        """SQL of the priority of the job that would be taken, NULL where there is none."""
+        where, args = self._eligible(keys, without)
+        return self._highest(where), args
+
+    def _highest(self, where: str) -> str:
+        """Not MIN, which would read all jobs on MySQL."""
+        ordered = ", ".join(self._q[column] for column in ORIGINAL_ORDER)
+        return f"SELECT {self._q['priority']} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1"
 
     def among(self, keys: Collection[str] | None, without: Collection[str]) -> tuple[list[str], tuple[str, ...]]:
         """The conditions that a key is one of `keys` and none of `without`, and their values."""
@@ -87,14 +104,21 @@ class Claimer:
         return parts, tuple(args)
 
     def _eligible(
-        self, keys: Collection[str] | None, without: Collection[str], priority: int | None
-    ) -> tuple[str, tuple[Any, ...]]:
+        self,
+        keys: Collection[str] | None,
+        without: Collection[str],
+        priority: int | None = None,
+        ahead_of: Sequence[Statement] = (),
+    ) -> Statement:
         q = self._q
         parts = [f"{q['status']} = 'pending' AND {q['scheduled_time']} <= CURRENT_TIMESTAMP(3)"]
         args: list[Any] = []
         if priority is not None:
             parts.append(f"{q['priority']} <= %s")
             args.append(int(priority))
+        for other, values in ahead_of:  # a number by then, so that the index on the priority serves it
+            parts.append(f"{q['priority']} < COALESCE(({other}), {LEAST_URGENT})")
+            args.extend(values)
         among, named = self.among(keys, without)
         return " AND ".join([*parts, *among]), (*args, *named)
 
@@ -114,8 +138,7 @@ class Claimer:
         neither, since other workers are just taking them, tries the original order.
         """
         q, key, pivot = self._q, self._key, secrets.token_hex(16)
-        ordered = ", ".join(q[column] for column in ORIGINAL_ORDER)
-        highest = f"SELECT {q['priority']} FROM {self._jobs} WHERE {where} ORDER BY {ordered} LIMIT 1"
+        highest = self._highest(where)
         places: list[tuple[str, tuple[str, ...]]] = [(f"{key} >= %s", (pivot,)), (f"{key} < %s", (pivot,))]
         if self._postgres:
             urgent, args, index = f"{where} AND {q['priority']} = ({highest})", (*args, *args), ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from schemas.attempt import Attempt
@@ -12,7 +11,7 @@ from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
 from .queue import job_table
-from .task_states import NOW, TASK_KEY
+from .task_states import NOW, TASK_KEY, seconds_between
 
 COLUMNS = {
     "task": f"j.{TASK_KEY}",
@@ -65,12 +64,12 @@ def _joined(alias: str, table: Any) -> str:
 def _worker(values: tuple[Any, ...]) -> dict[str, Any]:
     worker = dict(zip(COLUMNS, values, strict=False))
     start, beat, now, begun = values[len(COLUMNS) :]
-    seconds = _seconds(start, now)
+    seconds = seconds_between(start, now)
     return {
         **worker,
         "seconds": seconds,
         "seconds_left": seconds_left(seconds, worker["epoch"], worker["epoch_limit"], begun or 0),
-        "beat_seconds": _seconds(beat, now),
+        "beat_seconds": seconds_between(beat, now),
     }
 
 
@@ -79,7 +78,3 @@ def seconds_left(seconds: float | None, epoch: int | None, epoch_limit: int, beg
     if seconds is None or epoch is None or epoch <= begun:
         return None
     return seconds / (epoch - begun) * (epoch_limit - epoch)
-
-
-def _seconds(since: datetime | None, now: datetime) -> float | None:
-    return None if since is None else max(0.0, (now.replace(tzinfo=None) - since).total_seconds())

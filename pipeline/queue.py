@@ -20,9 +20,11 @@ from datajoint.errors import DuplicateError, LostConnectionError
 
 from schemas.attempt import Attempt, Blame, Outcome
 
+from . import outlook
 from .claimer import NEW_ATTEMPT, Claimer, index_name
 from .connection import BLOCK
 from .errors import PipelineError
+from .outlook import Statement
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
 DEADLOCK_TRIES = 10
@@ -100,6 +102,7 @@ class Queue:
         keys: Collection[str] | None = None,
         without: Collection[str] = (),
         priority: int | None = None,
+        ahead_of: Sequence[Statement] = (),
     ) -> Claim | None:
         """Take one job that is due, the most urgent first; None if there is none.
 
@@ -108,11 +111,12 @@ class Queue:
         order : ``"original"`` (as queued) or ``"random"``, among equally urgent ones.
         keys, without : only these keys, and none of those.
         priority : at least as urgent as this.
+        ahead_of : more urgent than the most urgent job of each of these other queues; see `most_urgent`.
         """
         attempt = secrets.token_hex(16)
         opened = self.connection.connection_id
         try:
-            key = self._transact(lambda: self._claimer.take(attempt, order, keys, without, priority))
+            key = self._transact(lambda: self._claimer.take(attempt, order, keys, without, priority, ahead_of))
         except DuplicateError:  # of the attempt's id, where the claim was made already
             if self.connection.connection_id == opened:
                 raise
@@ -120,6 +124,10 @@ class Queue:
         if self.connection.connection_id != opened:  # the answer may have been lost, and another try have read this
             key = self._key_of(attempt)
         return None if key is None else Claim({self._key: key}, attempt)
+
+    def most_urgent(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
+        """SQL of the priority of the job that `claim` would take; NULL if there is none."""
+        return self._claimer.most_urgent(keys, without)
 
     def _transact(self, transact: Callable[[], T]) -> T:
         """Run a transaction that does no harm a second time; again where a deadlock or a lost connection undid it."""
@@ -300,34 +308,32 @@ class Queue:
 
     def seconds_to_next(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> float | None:
         """Seconds until the next waiting job is due; None if none waits. `keys` and `without` as in `claim`."""
+        return outlook.seconds_to_next(self.connection, [self.waiting(keys, without)])
+
+    def waiting(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
+        """SQL of the time ``due`` at which the next waiting job is due, NULL if none waits; for `outlook`."""
         q = self._q
         among, args = self._claimer.among(keys, without)
         conditions = " AND ".join([f"{q['status']}='pending'", *among])
-        now = self.connection.query(
-            f"SELECT MIN({q['scheduled_time']}), CURRENT_TIMESTAMP(3) FROM {self._jobs} WHERE {conditions}", args=args
-        ).fetchone()
-        if now[0] is None:
-            return None
-        return max(0.0, float((now[0] - now[1].replace(tzinfo=None)).total_seconds()))
+        return f"SELECT MIN({q['scheduled_time']}) AS due FROM {self._jobs} WHERE {conditions}", args
 
-    def any_silent(
+    def silent(
         self,
         seconds: float,
         keys: Collection[str] | None = None,
         without: Collection[str] = (),
         pids: Sequence[int] = (),
-    ) -> bool:
-        """Whether a job is held whose worker has not shown life for so long; those of processes `pids` of this host do
-        not count. `keys` and `without` as in `claim`."""
+    ) -> Statement:
+        """SQL that selects a row if a job is held whose worker has not shown life for so long; for `outlook`. Those of
+        processes `pids` of this host do not count; `keys` and `without` as in `claim`."""
         q = self._q
         among, named = self._claimer.among(keys, without)
-        conditions = [f"{q['status']}='reserved'", self._silent_for(seconds), *among]
         args: tuple[Any, ...] = named
+        conditions = [f"{q['status']}='reserved'", self._silent_for(seconds), *among]
         if pids:
             conditions.append(f"NOT ({q['host']}=%s AND {q['pid']} IN ({', '.join(['%s'] * len(pids))}))")
-            args = (*named, self.worker.host, *pids)
-        found = self.connection.query(f"SELECT 1 FROM {self._jobs} WHERE {' AND '.join(conditions)} LIMIT 1", args=args)
-        return found.fetchone() is not None
+            args = (*args, self.worker.host, *pids)
+        return f"SELECT 1 FROM {self._jobs} WHERE {' AND '.join(conditions)} LIMIT 1", args
 
     def _silent_for(self, seconds: float) -> str:
         age = self.connection.adapter.interval_expr(round(seconds, 3), "second")

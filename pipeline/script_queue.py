@@ -87,9 +87,9 @@ def run_one(settings: Settings, name: str | None, filters: Mapping[str, Any], so
         for row in find(name, filters, sort):
             if row[KEY] not in due:
                 continue
-            worker = runner.new_worker(ScriptResult(), ({KEY: row[KEY]},), OPTIONS, stop)
-            worker.run()
-            if worker.taken:  # else another worker was faster
+            shift = runner.new_shift([(ScriptResult(), ({KEY: row[KEY]},))], OPTIONS, stop)
+            shift.run()
+            if shift.taken:  # else another worker was faster
                 return True
     return False
 

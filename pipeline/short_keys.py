@@ -19,6 +19,7 @@ LABELS = {
     "model_config_md5_hash": "model configuration",
     "training_config_md5_hash": "training configuration",
     "training_task_md5_hash": "task",
+    "script_task_md5_hash": "script task",
     "stored_model_md5_hash": "stored model",
 }
 
@@ -67,6 +68,8 @@ def full_key(table: Any, typed: str) -> str:
 def _hint(column: str) -> str:
     if column == "training_task_md5_hash":
         return "`trainloom task list` shows the tasks"
+    if column == "script_task_md5_hash":
+        return "`trainloom task list --table scripts` shows them"
     if column == "stored_model_md5_hash":
         return "`trainloom model ls` shows the models"
     return "`trainloom insert` prints the keys of a file's rows again"

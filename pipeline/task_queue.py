@@ -1,4 +1,4 @@
-"""Taking tasks out of the queue, putting them back, and changing their order."""
+"""Taking tasks, trainings and scripts, out of the queue, putting them back, and changing their order."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 from schemas.attempt import Outcome
 from schemas.checkpoint import Checkpoint
 from schemas.training_result import TrainingResult
-from schemas.training_task import TrainingTask
 
-from . import task_states
 from .errors import PipelineError
 from .live_workers import live_workers
 from .queue import Claim, Queue, enqueue, job_table
 from .short_keys import shown
-from .task_states import TASK_KEY, State
+from .task_kind import KINDS, TRAININGS, TaskKind
+from .task_states import State
 
 
 class TaskInUse(PipelineError, ValueError):
@@ -26,8 +25,8 @@ class TaskInUse(PipelineError, ValueError):
 def cancel(keys: Iterable[str]) -> list[str]:
     """Take tasks out of the queue, all of them or none: their jobs become `ignore`.
 
-    Returns those that were being trained: their workers learn it with the next heartbeat, stop at the next step and
-    write nothing.
+    Returns those that a worker held: it learns it with the next heartbeat, stops at the next step, or ends the script,
+    and writes nothing.
 
     Raises
     ------
@@ -38,10 +37,11 @@ def cancel(keys: Iterable[str]) -> list[str]:
     for row in rows:
         if row["state"] == State.FINISHED:
             raise TaskInUse(f"task {shown(row['task'])} is finished; there is nothing to cancel")
-    queue = Queue(TrainingResult())
     for row in rows:
-        queue.jobs.ignore({TASK_KEY: row["task"]})
-        _end_attempt(queue, row)
+        kind: TaskKind = row["kind"]
+        queue = Queue(kind.results())
+        queue.jobs.ignore({kind.key: row["task"]})
+        _end_attempt(queue, kind, row)
     return [row["task"] for row in rows if row["state"] == State.RUNNING]
 
 
@@ -52,30 +52,30 @@ def retry(keys: Iterable[str]) -> None:
     Raises
     ------
     TaskInUse
-        If a task is finished or being trained.
+        If a task is finished or held by a worker.
     """
     rows = _rows(keys)
     for row in rows:
+        again = f"`trainloom task retrain` has it {row['kind'].participle} again"
         if row["state"] == State.FINISHED:
-            raise TaskInUse(f"task {shown(row['task'])} is finished; `trainloom task retrain` trains it again")
+            raise TaskInUse(f"task {shown(row['task'])} is finished; {again}")
         if row["state"] == State.RUNNING:
-            raise TaskInUse(f"task {shown(row['task'])} is being trained by {_holder(row)}")
-    table = TrainingResult()
-    jobs = job_table(table)
+            raise TaskInUse(f"task {shown(row['task'])} is being {row['kind'].participle} by {_holder(row)}")
     for row in rows:
+        table, key = row["kind"].results(), {row["kind"].key: row["task"]}
         # A job made anew is one since whose creation nothing has failed; a worker may have taken it by now.
-        (jobs & {TASK_KEY: row["task"]} & "status <> 'reserved'").delete_quick()
-        enqueue(table, ({TASK_KEY: row["task"]},))
+        (job_table(table) & key & "status <> 'reserved'").delete_quick()
+        enqueue(table, (key,))
 
 
 def prioritize(keys: Iterable[str], priority: int) -> None:
-    """Change the priority of tasks, 0 to 127, lower first; the training of one that runs goes on."""
-    table, jobs = TrainingTask(), job_table(TrainingResult())
-    for key in keys:
+    """Change the priority of tasks, 0 to 127, lower first; one that runs goes on."""
+    for row in _rows(keys):
+        table, jobs, key = row["kind"].tasks(), job_table(row["kind"].results()), {row["kind"].key: row["task"]}
         with table.connection.transaction:
-            table.update1({TASK_KEY: key, "priority": priority})
-            if jobs & {TASK_KEY: key}:
-                jobs.update1({TASK_KEY: key, "priority": priority})
+            table.update1({**key, "priority": priority})
+            if jobs & key:
+                jobs.update1({**key, "priority": priority})
 
 
 def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
@@ -84,13 +84,14 @@ def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
     Raises
     ------
     TaskInUse
-        If a worker holds one of the tasks, and `force` does not say that its training may be stopped.
+        If a worker holds one of the tasks, and `force` does not say that it may be stopped.
     """
     rows = _rows(keys)
     for row in rows:
         if row["state"] == State.RUNNING and not force:
             raise TaskInUse(
-                f"task {shown(row['task'])} is being trained by {_holder(row)}; add --force to have that stopped"
+                f"task {shown(row['task'])} is being {row['kind'].participle} by {_holder(row)}; "
+                "add --force to have that stopped"
             )
     return [row["task"] for row in rows if row["state"] == State.FINISHED]
 
@@ -98,18 +99,20 @@ def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
 def retrain(keys: Iterable[str]) -> None:
     """Delete results and their parts, forget errors, stop what runs, and queue the tasks again; call `check_retrain`
     first."""
-    queue = Queue(TrainingResult())
     for row in _rows(keys):
-        restriction = {TASK_KEY: row["task"]}
+        kind: TaskKind = row["kind"]
+        queue = Queue(kind.results())
+        restriction = {kind.key: row["task"]}
         (queue.jobs & restriction).delete_quick()
-        _end_attempt(queue, row)
-        (Checkpoint() & restriction).delete_quick()  # it begins anew
+        _end_attempt(queue, kind, row)
+        if kind is TRAININGS:
+            (Checkpoint() & restriction).delete_quick()  # it begins anew
         (queue.table & restriction).delete(prompt=False)
         enqueue(queue.table, (restriction,))
 
 
 def requeue_broken(keys: Iterable[str]) -> None:
-    """Queue those of the tasks again that failed, and those whose worker died on this machine."""
+    """Queue those of the trainings again that failed, and those whose worker died on this machine."""
     wanted = set(keys)
     queue = Queue(TrainingResult())
     for worker in live_workers():
@@ -118,18 +121,21 @@ def requeue_broken(keys: Iterable[str]) -> None:
     retry([row["task"] for row in _rows(wanted) if row["state"] in (State.ERROR, State.RETRY)])
 
 
-def _end_attempt(queue: Queue, row: Mapping[str, Any]) -> None:
+def _end_attempt(queue: Queue, kind: TaskKind, row: Mapping[str, Any]) -> None:
     """End the attempt whose job was taken from it: its worker may be dead."""
     if row["state"] == State.RUNNING and row["attempt"]:
-        queue.withdraw(Claim({TASK_KEY: row["task"]}, row["attempt"]))
+        queue.withdraw(Claim({kind.key: row["task"]}, row["attempt"]))
 
 
 def _rows(keys: Iterable[str]) -> list[dict[str, Any]]:
-    wanted = list(keys)
-    if not wanted:
-        return []
-    found = {row["task"]: row for row in task_states.rows(TrainingTask() & [{TASK_KEY: key} for key in wanted])}
-    return [found[key] for key in dict.fromkeys(wanted)]
+    """Where tasks of any kind stand, each with its ``kind``; two kinds never have the same key."""
+    wanted = list(dict.fromkeys(keys))
+    found: dict[str, dict[str, Any]] = {}
+    for kind in KINDS.values():
+        left = [{kind.key: key} for key in wanted if key not in found]
+        rows = kind.rows(kind.tasks() & left) if left else []
+        found.update({row["task"]: {**row, "kind": kind} for row in rows})
+    return [found[key] for key in wanted]
 
 
 def _holder(row: Mapping[str, Any]) -> str:

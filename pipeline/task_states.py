@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -30,15 +32,22 @@ class State(StrEnum):
 
 TASK_KEY = "training_task_md5_hash"
 NOW = "CURRENT_TIMESTAMP(3)"
-STATE = (
-    f"CASE WHEN r.{TASK_KEY} IS NOT NULL THEN '{State.FINISHED}' "
-    f"WHEN j.status = 'reserved' THEN '{State.RUNNING}' "
-    f"WHEN j.status = 'error' THEN '{State.ERROR}' "
-    f"WHEN j.status = 'ignore' THEN '{State.CANCELLED}' "
-    f"WHEN w.{TASK_KEY} IS NOT NULL AND s.{TASK_KEY} IS NULL THEN '{State.WAITING}' "
-    f"WHEN j.scheduled_time > {NOW} THEN '{State.RETRY}' "
-    f"ELSE '{State.PENDING}' END"
-)
+
+
+def state_sql(key: str, waiting: str = "") -> str:
+    """SQL of the state of a task, whose result is `r` and whose job is `j`; `waiting` says when it waits for others."""
+    waits = f"WHEN {waiting} THEN '{State.WAITING}' " if waiting else ""
+    return (
+        f"CASE WHEN r.{key} IS NOT NULL THEN '{State.FINISHED}' "
+        f"WHEN j.status = 'reserved' THEN '{State.RUNNING}' "
+        f"WHEN j.status = 'error' THEN '{State.ERROR}' "
+        f"WHEN j.status = 'ignore' THEN '{State.CANCELLED}' "
+        f"{waits}WHEN j.scheduled_time > {NOW} THEN '{State.RETRY}' "
+        f"ELSE '{State.PENDING}' END"
+    )
+
+
+STATE = state_sql(TASK_KEY, f"w.{TASK_KEY} IS NOT NULL AND s.{TASK_KEY} IS NULL")
 COLUMNS = {
     "task": f"t.{TASK_KEY}",
     "state": STATE,
@@ -61,8 +70,7 @@ CONFIGS = (("d", DatasetConfig), ("m", ModelConfig), ("c", TrainingConfig))
 
 def count(tasks: Any = None) -> dict[str, int]:
     """Number of tasks by state, every state named; `tasks` is a restricted `TrainingTask`, all of them by default."""
-    found = dict(_query(f"SELECT {STATE}, COUNT(*) {_source(tasks)} GROUP BY 1").fetchall())
-    return {state.value: int(found.get(state.value, 0)) for state in State}
+    return every_state(_query(f"SELECT {STATE}, COUNT(*) {_source(tasks)} GROUP BY 1").fetchall())
 
 
 def rows(tasks: Any = None, *, states: tuple[State, ...] = (), limit: int | None = None) -> list[dict[str, Any]]:
@@ -78,30 +86,49 @@ def rows(tasks: Any = None, *, states: tuple[State, ...] = (), limit: int | None
     tasks : a restricted `TrainingTask`, all of them by default.
     states : only tasks in one of these; empty for all.
     """
-    attempts, message = _attempts()
-    columns = {**COLUMNS, "attempts": attempts, "message": message}
-    listed = ", ".join(f"'{State(state).value}'" for state in states)
-    restriction = f" WHERE {STATE} IN ({listed})" if states else ""
-    limited = f" LIMIT {int(limit)}" if limit is not None else ""
+    columns = {**COLUMNS, **attempts_sql(TrainingResult, TASK_KEY)}
     configs = " ".join(
         f"JOIN {table().full_table_name} AS {alias} ON {alias}.{table.key_column} = t.{table.key_column}"
         for alias, table in CONFIGS
     )
     found = _query(
-        f"SELECT {', '.join(columns.values())} {_source(tasks)} {configs}{restriction} "
-        f"ORDER BY t.training_task_time DESC, t.{TASK_KEY}{limited}"
+        f"SELECT {', '.join(columns.values())} {_source(tasks)} {configs}{in_states(STATE, states)} "
+        f"ORDER BY t.training_task_time DESC, t.{TASK_KEY}{limited_to(limit)}"
     )
     return [dict(zip(columns, values, strict=True)) for values in found.fetchall()]
 
 
-def _attempts() -> tuple[str, str]:
-    """How often a task was tried and its last error: looked up by an index for the rows that are read alone."""
+def every_state(found: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Numbers by state, every state named."""
+    numbers = dict(found)
+    return {state.value: int(numbers.get(state.value, 0)) for state in State}
+
+
+def in_states(state: str, states: tuple[State, ...]) -> str:
+    """SQL that restricts to some states, where any are given; `state` is that of `state_sql`."""
+    listed = ", ".join(f"'{State(chosen).value}'" for chosen in states)
+    return f" WHERE {state} IN ({listed})" if states else ""
+
+
+def limited_to(limit: int | None) -> str:
+    """SQL that limits rows, where they are limited."""
+    return f" LIMIT {int(limit)}" if limit is not None else ""
+
+
+def seconds_between(since: datetime | None, now: datetime) -> float | None:
+    """Seconds from a time that a row holds to the database's present one; None where there is none."""
+    return None if since is None else max(0.0, (now.replace(tzinfo=None) - since).total_seconds())
+
+
+def attempts_sql(results: Any, key: str) -> dict[str, str]:
+    """SQL of how often a task `t` was tried, ``attempts``, and of its last error, ``message``: looked up by an index
+    for the rows that are read alone."""
     theirs = (
-        f"FROM {Attempt().full_table_name} AS a WHERE a.attempt_key = t.{TASK_KEY} "
-        f"AND a.attempt_table = '{TrainingResult().table_name}'"
+        f"FROM {Attempt().full_table_name} AS a WHERE a.attempt_key = t.{key} "
+        f"AND a.attempt_table = '{results().table_name}'"
     )
     last = f"SELECT a.attempt_error {theirs} AND a.attempt_error <> '' ORDER BY a.attempt_start DESC LIMIT 1"
-    return f"(SELECT COUNT(*) {theirs})", f"COALESCE(({last}), j.error_message)"
+    return {"attempts": f"(SELECT COUNT(*) {theirs})", "message": f"COALESCE(({last}), j.error_message)"}
 
 
 def _query(statement: str) -> Any:

@@ -1,4 +1,4 @@
-"""A worker: takes jobs one after the other, computes them, and settles each whatever happens."""
+"""A worker: claims a job of its table, computes it, and settles it whatever happens."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from trainers.contract import Stopped
 from . import retry
 from .errors import ConfigurationError, PipelineError
 from .heartbeat import Heartbeat, clock
+from .outlook import Statement
 from .queue import Claim, LeaseLost, Queue, enqueue
 from .queue import Worker as Identity
 from .running import RunningAttempt
@@ -28,7 +29,6 @@ logger = logging.getLogger("trainloom")
 
 LACKS_IN_A_ROW = 3  # tasks that fail one after the other for what the worker lacks: then it is the worker
 LACK_DELAY = 10.0  # s before a task that this worker could not serve is offered again
-IMPATIENT = 0.5  # share of the lease after which stale leases are looked for again
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,12 @@ class Terms:
 
 
 class Worker:
-    """Computes the missing rows of a table through its queue.
+    """Computes the missing rows of one table through its queue, a job at a time; `Shift` says when.
+
+    Attributes
+    ----------
+    success, taken : how many jobs came to a result, and how many were claimed.
+    errors : (key, error) of those that failed.
 
     Parameters
     ----------
@@ -81,73 +86,57 @@ class Worker:
         self._keys: set[str] | None = None  # those that the restrictions leave
         self._unserved: set[str] = set()
         self._lacks = 0
-        self._next_reclaim = 0.0
 
-    def run(self) -> None:
-        """Work until nothing is due or `max_calls` jobs were taken.
+    def refresh(self) -> None:
+        """Queue what is missing, and see again what the restrictions leave."""
+        if self._options["refresh"] is not False:
+            enqueue(self._table, self._restrictions)
+        if self._restrictions:
+            (name,) = self.queue.jobs.primary_key
+            self._keys = {str(row[name]) for row in self._table._jobs_to_do(self._restrictions).to_dicts()}
+
+    def take(self, ahead_of: Sequence[Statement] = ()) -> bool:
+        """Claim a job, compute it and settle it whatever happens; False if none is due, or none that is `ahead_of`
+        those of other queues (see `Queue.claim`).
 
         Raises
         ------
         ConfigurationError
-            After three tasks in a row that failed for what this worker lacks.
+            After three tasks of this table in a row that failed for what this worker lacks.
         SystemExit, KeyboardInterrupt
             After SIGTERM and SIGINT; the job is given back before.
         """
-        self._stop.polled = True  # between tasks and while one is settled; a signal must not leave a job half-settled
-        try:
-            self._run()
-        finally:
-            self._stop.polled = False
-        self._stop.raise_if_requested()
+        sent = clock()
+        claim = self.queue.claim(
+            order=self._options["order"],
+            keys=self._keys,
+            without=self._unserved,
+            priority=self._options["priority"],
+            ahead_of=ahead_of,
+        )
+        if claim is None:
+            return False
+        self.taken += 1
+        self._attempt(claim, sent)
+        return True
 
-    def _run(self) -> None:
-        keys = self._keys = self._refresh()
-        fresh = True
-        while self.taken != self._options["max_calls"]:
-            self._stop.raise_if_requested()
-            self._reclaim()
-            sent = clock()
-            claim = self.queue.claim(
-                order=self._options["order"],
-                keys=keys,
-                without=self._unserved,
-                priority=self._options["priority"],
-            )
-            if claim is not None:
-                fresh = False
-                self.taken += 1
-                self._attempt(claim, sent)
-            elif fresh:
-                return
-            else:  # what was computed meanwhile may have made more tasks ready
-                keys = self._keys = self._refresh()
-                fresh = True
-
-    def seconds_to_next(self) -> float | None:
-        """Seconds until the next job is due that `run` would take; None if none waits."""
-        return self.queue.seconds_to_next(self._keys, self._unserved)
-
-    def any_silent(self, seconds: float, pids: Sequence[int] = ()) -> bool:
-        """Whether a job of ours is held by a worker that has not shown life for so long; see `Queue.any_silent`."""
-        return self.queue.any_silent(seconds, self._keys, self._unserved, pids)
-
-    def _refresh(self) -> set[str] | None:
-        """Queue what is missing; the keys that the restrictions leave, None for all."""
-        if self._options["refresh"] is not False:
-            enqueue(self._table, self._restrictions)
-        if not self._restrictions:
-            return None
-        (name,) = self.queue.jobs.primary_key
-        return {str(row[name]) for row in self._table._jobs_to_do(self._restrictions).to_dicts()}
-
-    def _reclaim(self) -> None:
-        """Now and then give back the jobs of workers that show no life; set aside what keeps killing them."""
-        if time.monotonic() < self._next_reclaim:
-            return
-        self._next_reclaim = time.monotonic() + IMPATIENT * self._terms.lease_seconds * random.SystemRandom().random()
+    def reclaim(self) -> None:
+        """Give back the jobs of workers that show no life; set aside what keeps killing them."""
         for key in self.queue.reclaim(self._terms.lease_seconds):
             logger.warning("gave back %s, whose worker showed no life", key[:8])
             settle_loss(self.queue, key, self._terms.retry)
+
+    def most_urgent(self) -> Statement:
+        """SQL of the priority of the job that `take` would claim; see `Queue.most_urgent`."""
+        return self.queue.most_urgent(self._keys, self._unserved)
+
+    def waiting(self) -> Statement:
+        """SQL of the time at which the next job is due that `take` would claim; see `Queue.waiting`."""
+        return self.queue.waiting(self._keys, self._unserved)
+
+    def silent(self, seconds: float, pids: Sequence[int] = ()) -> Statement:
+        """SQL that finds a job of ours whose worker has not shown life for so long; see `Queue.silent`."""
+        return self.queue.silent(seconds, self._keys, self._unserved, pids)
 
     def _attempt(self, claim: Claim, sent: float) -> None:
         logger.info("took %s", claim.key, extra={"event": "taken", "key": claim.key})
@@ -225,7 +214,9 @@ class Worker:
         lost = running.lease.lost
         if lost in ("cancelled", "gone"):
             self.queue.withdraw(running.claim)
-            logger.warning("%s was taken out of the queue while it was trained", running.claim.key)
+            logger.warning(
+                "%s was taken out of the queue while it was being %s", running.claim.key, self._table.participle
+            )
         elif not self.queue.release(running.claim, Outcome.PREEMPTED):
             self.queue.withdraw(running.claim)
             logger.warning("%s was taken by another worker", running.claim.key)
@@ -262,8 +253,8 @@ class Worker:
         self.errors.append((claim.key, error if self._options["return_exception_objects"] else describe(error)))
         if self._lacks >= LACKS_IN_A_ROW:
             raise ConfigurationError(
-                f"{self._lacks} tasks in a row could not be trained for what this worker lacks, at last: {message}; "
-                "mend the worker and start it again"
+                f"{self._lacks} tasks in a row could not be {self._table.participle} for what this worker lacks, "
+                f"at last: {message}; mend the worker and start it again"
             )
 
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from datajoint.errors import DataJointError
 
 from schemas.attempt import Outcome
-from schemas.training_result import TrainingResult
 
 from . import worker_process
 from .errors import ConfigurationError, PipelineError
@@ -24,6 +23,7 @@ from .gpu_locks import Gpu
 from .queue import Queue
 from .retry import Policy
 from .stop import StopSignal
+from .task_kind import served
 from .worker import settle_loss
 from .worker_process import FAILED, MARGIN, Assignment, Event, Place
 
@@ -86,7 +86,7 @@ class _Slot:
 
 
 class WorkerPool:
-    """Processes that each train one task after the other.
+    """Processes that each do one task after the other.
 
     They are spawned, since a forked child shares its parent's connection, and are no daemons, since they start loader
     processes. SIGINT is this process's alone; on SIGTERM they save and give back the job they hold, and so they do when
@@ -99,7 +99,7 @@ class WorkerPool:
         Raises
         ------
         ConfigurationError
-            If there are fewer GPUs than processes.
+            If there are fewer GPUs than processes, or only scripts are to be run and they are not allowed.
         """
         if count < 1:
             raise PipelineError(f"the number of worker processes is 1 or more, not {count}")
@@ -111,11 +111,12 @@ class WorkerPool:
         self._settings = settings.model_copy(update={"worker_processes": count})
         self._gpus = tuple(gpus)
         self._slots = [_Slot(share) for share in _shares(assignment, count)]
-        self._queue = Queue(TrainingResult())
+        kinds = served(settings, assignment.table, assignment.restriction)
+        self._queues = [Queue(kind.results()) for kind in kinds]
         self._policy = Policy(settings.max_attempts, settings.retry_seconds)
 
     def run(self, report: Callable[[Event], None]) -> int:
-        """Train until nothing is left; a session must be open. Returns the exit code: 0, or the worst of the processes.
+        """Work until nothing is left; a session must be open. Returns the exit code: 0, or the worst of the processes.
 
         SIGTERM and SIGINT stop all processes and are raised, as SystemExit and KeyboardInterrupt, when these have
         ended. A second one, or the end of the grace, kills them.
@@ -198,9 +199,10 @@ class WorkerPool:
 
     def _take_back(self, name: str, outcome: Outcome, error: str) -> None:
         try:
-            for key in self._queue.take_back(name, outcome, error):
-                if outcome is Outcome.LOST:
-                    settle_loss(self._queue, key, self._policy)
+            for queue in self._queues:
+                for key in queue.take_back(name, outcome, error):
+                    if outcome is Outcome.LOST:
+                        settle_loss(queue, key, self._policy)
         except DataJointError as problem:
             logger.warning("a job could not be given back (%s); it will be when its lease has run out", problem)
 

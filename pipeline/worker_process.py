@@ -12,21 +12,20 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from . import gpu_locks
+from . import gpu_choice
 from .gpu_locks import Gpu
 from .stop import StopSignal
 
 if TYPE_CHECKING:
     from .runner import TaskRunner
     from .settings import Settings
-    from .worker import Worker
+    from .shift import Shift
 
 logger = logging.getLogger("trainloom")
 
@@ -39,15 +38,17 @@ SCATTER = (0.75, 1.25)  # by which the times between looks are multiplied: many 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What the processes are to train.
+    """What the processes are to do.
 
     Attributes
     ----------
     order : as in `TrainingResult.populate`.
-    restriction : an SQL condition on tasks, or None for all of them.
+    restriction : an SQL condition on tasks, or None for all of them; without `table` one on trainings, and then there
+        is nothing else to do.
     max_tasks : how many tasks are taken at most, or None.
     watch : wait for new tasks for ever.
     wait_seconds : without `watch`, for how long a task is waited for that is soon to be tried again.
+    table : ``"trainings"`` or ``"scripts"``, or None for both where scripts are allowed.
     """
 
     order: str = "original"
@@ -55,6 +56,7 @@ class Assignment:
     max_tasks: int | None = None
     watch: bool = False
     wait_seconds: float = 120.0
+    table: str | None = None
 
     @property
     def restrictions(self) -> tuple[str, ...]:
@@ -67,13 +69,13 @@ class Event:
 
     Attributes
     ----------
-    kind : a task was ``taken``, ``made`` or ``failed``; ``log`` is a line of the log; ``broken`` says that the process
-        itself cannot go on.
+    kind : a task was ``taken``, ``made`` or ``failed``; ``progress`` tells how far it is, in JSON; ``log`` is a line of
+        the log; ``broken`` says that the process itself cannot go on.
     message : text for people; empty where the kind says all.
     key : the task's primary key, empty where no task is concerned.
     """
 
-    kind: Literal["taken", "made", "failed", "log", "broken"]
+    kind: Literal["taken", "progress", "made", "failed", "log", "broken"]
     message: str = ""
     key: dict[str, Any] = field(default_factory=dict)
 
@@ -93,10 +95,10 @@ class Place:
 
 
 def run(settings: Settings, assignment: Assignment, place: Place, channel: Connection) -> None:
-    """Train until nothing is left to do; what a spawned process is started with.
+    """Work until nothing is left to do; what a spawned process is started with.
 
-    SIGTERM ends the training at its next step, with a checkpoint, at the latest when the grace of the settings is over;
-    so does the end of the parent.
+    SIGTERM ends a training at its next step, with a checkpoint, and a script at once, at the latest when the grace of
+    the settings is over; so does the end of the parent.
     """
     stop = StopSignal(settings.grace_seconds)
     with stop.listening():
@@ -106,29 +108,18 @@ def run(settings: Settings, assignment: Assignment, place: Place, channel: Conne
         ).start()
         _log_to(channel)
         try:
-            with _one_gpu(settings, place.gpus) as chosen:
-                _train(chosen, assignment, place.name, stop)
+            with gpu_choice.alone(settings, place.gpus) as chosen:
+                _work(chosen, assignment, place.name, stop)
         except Exception as error:
             _send(channel, Event("broken", str(error) or type(error).__name__))
             raise SystemExit(getattr(error, "exit_code", FAILED)) from None
 
 
-@contextmanager
-def _one_gpu(settings: Settings, gpus: tuple[Gpu, ...]) -> Iterator[Settings]:
-    """Make one GPU the only one; the settings that suit."""
-    with gpu_locks.held(gpus) as gpu:
-        if gpu is None:
-            yield settings
-            return
-        os.environ[gpu_locks.VISIBLE] = gpu.visible
-        yield settings.model_copy(update={"device": settings.device.partition(":")[0]})
-
-
-def _train(settings: Settings, assignment: Assignment, name: str, stop: StopSignal) -> None:
+def _work(settings: Settings, assignment: Assignment, name: str, stop: StopSignal) -> None:
     from schemas.binding import services
-    from schemas.training_result import TrainingResult
 
     from .session import connect
+    from .task_kind import served
 
     options = {
         "order": assignment.order,
@@ -141,19 +132,22 @@ def _train(settings: Settings, assignment: Assignment, name: str, stop: StopSign
     }
     with connect(settings, create_home=False):
         runner = cast("TaskRunner", services("a worker process").runner)
-        worker = runner.new_worker(TrainingResult(), assignment.restrictions, options, stop, name)
-        patience = Patience(worker, assignment, settings.poll_seconds)
+        runner.in_pool = True
+        kinds = served(settings, assignment.table, assignment.restriction)
+        tables = [(kind.results(), assignment.restrictions) for kind in kinds]
+        shift = runner.new_shift(tables, options, stop, name)
+        patience = Patience(shift, assignment, settings.poll_seconds)
         while True:
-            worker.run()
-            if worker.taken == assignment.max_tasks or not patience.wait():
+            shift.run()
+            if shift.taken == assignment.max_tasks or not patience.wait():
                 return
 
 
 class Patience:
     """Waits for work, with one cheap question to the database each time."""
 
-    def __init__(self, worker: Worker, assignment: Assignment, poll: float) -> None:
-        self._worker = worker
+    def __init__(self, shift: Shift, assignment: Assignment, poll: float) -> None:
+        self._shift = shift
         self._assignment = assignment
         self._poll = poll
         self._random = random.SystemRandom()  # the trainings' own randomness stays as it is
@@ -167,7 +161,7 @@ class Patience:
         began = time.monotonic()
         while True:
             idle = time.monotonic() - began
-            seconds = self._worker.seconds_to_next()
+            seconds = self._shift.seconds_to_next()
             if idle > SHORTEST / 2 and seconds == 0:
                 return True
             if not self._expects_work(seconds, idle):
@@ -180,7 +174,7 @@ class Patience:
         patience = self._assignment.wait_seconds
         if self._assignment.watch or (seconds is not None and seconds <= patience):
             return True
-        return patience > 0 and self._worker.any_silent(idle, pids=_siblings())
+        return patience > 0 and self._shift.any_silent(idle, pids=_siblings())
 
     def _sleep(self, seconds: float | None) -> None:
         pause = self._poll if seconds is None else min(max(seconds, SHORTEST), self._poll)

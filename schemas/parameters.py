@@ -33,7 +33,9 @@ TRAINER_GIVEN = frozenset(
         "max_epoch",
     }
 )
-TRAINER_OFFERED = frozenset({"seed", "initial_weights", "reporter", "checkpoints", "stop", "progress"})
+TRAINER_OFFERED = frozenset(
+    {"seed", "initial_weights", "reporter", "checkpoints", "stop", "progress", "scheduler_class"}
+)
 
 # What the pipeline itself passes when it builds a class: the first so many positional arguments, and arguments by name.
 GIVEN: Mapping[str, tuple[int, frozenset[str]]] = {
@@ -43,6 +45,7 @@ GIVEN: Mapping[str, tuple[int, frozenset[str]]] = {
     "trainer": (0, TRAINER_GIVEN | TRAINER_OFFERED),
     "optimizer": (1, frozenset()),
     "criterion": (0, frozenset()),
+    "scheduler": (1, frozenset()),
 }
 
 

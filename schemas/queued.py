@@ -17,6 +17,8 @@ class Queued(Connected):
     attempt: Any = None  # what a computation may know of the attempt it is part of; set by the worker meanwhile
     several_processes: ClassVar[str]
     """How to have several rows made at once, for whoever asks `populate` for that."""
+    participle: ClassVar[str]
+    """What a task is when its row is there, in sentences."""
 
     def populate(
         self,

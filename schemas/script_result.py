@@ -47,7 +47,8 @@ class ScriptResult(Queued, dj.Computed):
     script_result_time=CURRENT_TIMESTAMP(3) : datetime(3)  # UTC
     """
 
-    several_processes = "start it in several processes"
+    several_processes = "start more workers with `trainloom worker --processes N`"
+    participle = "run"
 
     @property
     def key_source(self) -> Any:

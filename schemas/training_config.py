@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import datajoint as dj
 
+from .binding import services
 from .config_table import MAX_INT32, ClassSlot, ConfigTable, class_slot
 from .errors import InvalidRow
 from .hashing import plain
+from .parameters import Bound, bind
 from .schema import schema
 
 
@@ -59,6 +62,17 @@ class TrainingConfig(ConfigTable, dj.Manual):
         "criterion_class_params": {},
     }
 
+    def _bind(self, slot: ClassSlot, row: Mapping[str, Any]) -> Bound:
+        bound = super()._bind(slot, row)
+        if slot.kind != "trainer":
+            return bound
+        resolver = services(type(self).__name__).resolver
+        named = scheduler_named(resolver.resolve(row[slot.module], row[slot.name], slot.kind), bound.complete)
+        if named is not None:
+            signature = resolver.signature(*named, "scheduler")
+            bind(signature, bound.complete.get("scheduler_class_params", {}), f"{slot.params}.scheduler_class_params")
+        return bound
+
     def _field(self, column: str, value: Any) -> Any:
         if column not in ("batch_size", "epoch_limit"):
             return super()._field(column, value)
@@ -66,3 +80,11 @@ class TrainingConfig(ConfigTable, dj.Manual):
         if isinstance(checked, bool) or not isinstance(checked, int) or not 1 <= checked <= MAX_INT32:
             raise InvalidRow(f"{column} must be a whole number from 1 to {MAX_INT32}, not {value!r}")
         return checked
+
+
+def scheduler_named(trainer: type, trainer_params: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Module and name of the scheduler class that a trainer's parameters name and its constructor is handed, if so."""
+    module, name = trainer_params.get("scheduler_module_name"), trainer_params.get("scheduler_class_name")
+    if module is None or name is None or "scheduler_class" not in inspect.signature(trainer).parameters:
+        return None
+    return module, name

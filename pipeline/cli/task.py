@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.arguments import at_least_one, at_least_zero, priority
@@ -12,6 +13,7 @@ from pipeline.cli.context import open_session, print_json, print_table
 if TYPE_CHECKING:
     from pipeline.session import Session
 
+TABLES = ("trainings", "scripts")
 STATES = ("pending", "retry", "waiting", "running", "error", "cancelled", "finished")
 
 
@@ -22,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     _add_list(actions)
     _add_add(actions)
     cancel = _add_action(actions, "cancel", _cancel, "take tasks out of the queue; `retry` puts them back")
-    cancel.description = "Take tasks out of the queue. The training of one that runs stops at the next heartbeat."
+    cancel.description = "Take tasks out of the queue. One that runs stops at the next heartbeat."
     _add_action(actions, "retry", _retry, "queue tasks again that failed or were cancelled; attempts count anew")
     prioritize = _add_action(actions, "prioritize", _prioritize, "change the priority of tasks")
     prioritize.add_argument("--priority", type=priority, required=True, metavar="N", help="0 to 127, lower runs first")
@@ -30,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         actions, "retrain", _retrain, "delete the results of tasks, or forget their errors, and queue them again"
     )
     retrain.add_argument("--yes", action="store_true", help="delete results without asking")
-    retrain.add_argument("--force", action="store_true", help="also tasks that are being trained: that is stopped")
+    retrain.add_argument("--force", action="store_true", help="also tasks that a worker holds: that is stopped")
 
 
 def _add_action(actions: Any, name: str, action: Any, text: str) -> Any:
@@ -43,6 +45,7 @@ def _add_action(actions: Any, name: str, action: Any, text: str) -> Any:
 
 def _add_list(actions: Any) -> None:
     parser = actions.add_parser("list", help="show tasks, the newest first")
+    parser.add_argument("--table", choices=TABLES, default="trainings", help="which tasks (trainings)")
     parser.add_argument("--state", choices=STATES, help="only tasks in this state")
     parser.add_argument("--limit", type=at_least_one, default=50, metavar="N", help="at most so many (50)")
     parser.add_argument("--json", action="store_true", help="print JSON, with whole keys")
@@ -67,15 +70,35 @@ def _add_add(actions: Any) -> None:
 
 def _list(args: argparse.Namespace) -> int:
     with open_session(args):
-        from pipeline import task_states
-        from pipeline.short_keys import shown
+        from pipeline.task_kind import KINDS
+        from pipeline.task_states import State
 
-        state = task_states.State(args.state) if args.state else None
-        rows = task_states.rows(states=(state,) if state else (), limit=args.limit)
-        counts = task_states.count()
+        kind = KINDS[args.table]
+        rows = kind.rows(states=(State(args.state),) if args.state else (), limit=args.limit)
+        counts = kind.count()
     if args.json:
         print_json(rows)
         return 0
+    (_print_scripts if args.table == "scripts" else _print_trainings)(rows)
+    matching = counts[args.state] if args.state else sum(counts.values())
+    if matching > len(rows):
+        print(f"{matching - len(rows)} more; --limit {matching} shows them")
+    return 0
+
+
+def _print_scripts(rows: Sequence[Mapping[str, Any]]) -> None:
+    from pipeline.short_keys import shown
+
+    columns = ("state", "attempts", "name", "file_name", "priority", "time")
+    print_table(
+        ("task", "state", "attempts", "name", "file", "priority", "created"),
+        [(shown(row["task"]), *(row[column] for column in columns)) for row in rows],
+    )
+
+
+def _print_trainings(rows: Sequence[Mapping[str, Any]]) -> None:
+    from pipeline.short_keys import shown
+
     print_table(
         ("task", "state", "attempts", "dataset", "model", "training", "seed", "priority", "test score"),
         [
@@ -93,10 +116,6 @@ def _list(args: argparse.Namespace) -> int:
             for row in rows
         ],
     )
-    matching = counts[args.state] if args.state else sum(counts.values())
-    if matching > len(rows):
-        print(f"{matching - len(rows)} more; --limit {matching} shows them")
-    return 0
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -124,9 +143,9 @@ def _cancel(args: argparse.Namespace) -> int:
 
         keys = _keys(args)
         running = task_queue.cancel(keys)
-    for key in keys:
+    for key, participle in keys.items():
         stops = "; its worker stops at the next heartbeat and writes nothing" if key in running else ""
-        print(f"{shown(key)}  will not be trained{stops}")
+        print(f"{shown(key)}  will not be {participle}{stops}")
     return 0
 
 
@@ -137,8 +156,8 @@ def _retry(args: argparse.Namespace) -> int:
 
         keys = _keys(args)
         task_queue.retry(keys)
-    for key in keys:
-        print(f"{shown(key)}  waits to be trained")
+    for key, participle in keys.items():
+        print(f"{shown(key)}  waits to be {participle}")
     return 0
 
 
@@ -165,17 +184,16 @@ def _retrain(args: argparse.Namespace) -> int:
             print("nothing was changed", file=sys.stderr)
             return 1
         task_queue.retrain(keys)
-    for key in keys:
-        print(f"{shown(key)}  waits to be trained{' again' if key in finished else ''}")
+    for key, participle in keys.items():
+        print(f"{shown(key)}  waits to be {participle}{' again' if key in finished else ''}")
     return 0
 
 
-def _keys(args: argparse.Namespace) -> list[str]:
-    """The tasks that were named, each once; in a session."""
-    from pipeline.short_keys import full_key
-    from schemas.training_task import TrainingTask
+def _keys(args: argparse.Namespace) -> dict[str, str]:
+    """The tasks that were named, each once, with what is done with tasks of its kind; in a session."""
+    from pipeline.task_kind import named
 
-    return list(dict.fromkeys(full_key(TrainingTask, typed) for typed in args.keys))
+    return {key: kind.participle for kind, key in map(named, args.keys)}
 
 
 def _confirmed(session: Session, finished: list[str]) -> bool:

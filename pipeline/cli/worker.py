@@ -1,4 +1,4 @@
-"""`trainloom worker`: train tasks, until none is left or for ever."""
+"""`trainloom worker`: train tasks and run script tasks, until none is left or for ever."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from pipeline.cli.arguments import at_least_one, seconds
 from pipeline.cli.context import open_session
 
 WAIT = 120.0  # s
-LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that were not trained
+LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that have no result
+TABLES = ("trainings", "scripts")
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "worker",
-        help="train tasks until none is left, or for ever",
-        description="Train tasks until none is left. The first SIGTERM or Ctrl-C finishes the step, saves a checkpoint "
-        "and gives the task back; the second stops at once. "
+        help="train tasks and run scripts until none is left, or for ever",
+        description="Train tasks, and run script tasks where `allow_scripts` allows it, until none is left: the more "
+        "urgent one first, in turns among equally urgent ones. The first SIGTERM or Ctrl-C finishes the step, saves a "
+        "checkpoint and gives the task back; the second stops at once. "
         "Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
     parser.add_argument(
@@ -49,7 +51,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--max-tasks", type=at_least_one, metavar="N", help="stop after N tasks, all processes together"
     )
-    parser.add_argument("--restrict", metavar="SQL", help='train only tasks for which this holds, such as "seed = 1"')
+    parser.add_argument(
+        "--restrict",
+        metavar="SQL",
+        help='train only tasks for which this holds, such as "seed = 1", and run no scripts; with --table scripts, '
+        "run only script tasks for which it holds",
+    )
+    parser.add_argument("--table", choices=TABLES, help="serve these alone; both by default")
     parser.add_argument(
         "--grace", type=seconds, metavar="S", help="seconds that a stopped training may take to save (grace_seconds)"
     )
@@ -58,17 +66,18 @@ def add_parser(subparsers: Any) -> None:
 
 def _work(args: argparse.Namespace) -> int:
     with open_session(args) as session:
-        from pipeline import task_states
+        from pipeline.task_kind import served
         from pipeline.training_progress import train
         from pipeline.worker_pool import Assignment
 
         settings = session.settings
         if args.grace is not None:
             settings = settings.model_copy(update={"grace_seconds": args.grace})
-        assignment = Assignment(args.order, args.restrict, args.max_tasks, args.watch, args.wait)
+        assignment = Assignment(args.order, args.restrict, args.max_tasks, args.watch, args.wait, args.table)
         code = train(settings, args.processes, assignment)
-        counts = task_states.count()
-    listed = ", ".join(f"{counts[state]} {state}" for state in LEFT if counts[state])
-    if listed:
-        print(f"not trained: {listed}; `trainloom status` says why")
+        left = {kind.participle: kind.count() for kind in served(settings, args.table, args.restrict)}
+    for participle, counts in left.items():
+        listed = ", ".join(f"{counts[state]} {state}" for state in LEFT if counts[state])
+        if listed:
+            print(f"not {participle}: {listed}; `trainloom status` says why")
     return code

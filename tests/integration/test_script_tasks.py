@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from pipeline.queue import job_table
+from pipeline.queue import Queue, job_table
 from pipeline.script_queue import run_one
 from pipeline.script_runner import ScriptsNotAllowed
 from schemas.attempt import Attempt
@@ -230,6 +230,32 @@ def test_the_task_of_a_killed_worker_is_taken_over(impatience: None, open_sessio
     while not run_one(session.settings, "test", {}, None):
         pass
     assert [row["attempt_outcome"] for row in Attempt().to_dicts(order_by="attempt_start")] == ["lost", "finished"]
+
+
+def hold_silently() -> None:
+    """Let a worker hold the task that shows no life."""
+    queue = Queue(ScriptResult())
+    queue.enqueue()
+    assert queue.claim() is not None
+    queue.connection.query(f"UPDATE {queue.jobs.full_table_name} SET reserved_time = '2001-01-01'")
+
+
+def test_a_task_whose_worker_shows_no_life_is_taken_at_once(open_session: Any) -> None:
+    session = open_session(max_attempts=2)
+    insert("a = 1", ["a"])
+    hold_silently()
+    assert run_one(session.settings, "test", {}, None)
+    assert [row["attempt_outcome"] for row in Attempt().to_dicts(order_by="attempt_start")] == ["lost", "finished"]
+    assert result()["script_results"] == {"a": 1}
+
+
+def test_a_task_whose_workers_keep_dying_is_set_aside(open_session: Any) -> None:
+    session = open_session(max_attempts=1)
+    insert("a = 1")
+    hold_silently()
+    assert not run_one(session.settings, "test", {}, None)
+    assert job_table(ScriptResult()).fetch1("status") == "error"
+    assert attempt()["attempt_outcome"] == "lost"
 
 
 @pytest.mark.timeout(90)

@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import task_queue, task_states
+from pipeline import script_states, task_queue, task_states
 from pipeline.live_workers import live_workers, seconds_left
 from pipeline.queue import Claim, Queue, Worker, enqueue
-from pipeline.short_keys import full_key
+from pipeline.short_keys import AmbiguousKey, UnknownKey, full_key
+from pipeline.task_kind import SCRIPTS, TRAININGS, named
 from pipeline.task_states import TASK_KEY, State
 from schemas.attempt import Attempt, Blame, Outcome
 from schemas.model_config import ModelConfig
+from schemas.script_result import ScriptResult
+from schemas.script_task import KEY as SCRIPT_KEY
+from schemas.script_task import ScriptTask
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 from tests.integration.digits_tasks import insert_tasks, train, training
@@ -25,6 +29,12 @@ GONE = 2**22 + 1  # no process has it: pid_max is at most 2**22 (proc(5))
 @pytest.fixture
 def queue(session: Any) -> Queue:
     return Queue(TrainingResult(), Worker("a GPU", name="ours"))
+
+
+@pytest.fixture
+def scripts_allowed(backend: str, open_session: Any) -> Any:
+    """An open session that runs scripts, on each backend."""
+    return open_session(allow_scripts=True)
 
 
 def claim(key: str, worker: Worker | None = None) -> Claim:
@@ -205,6 +215,80 @@ def test_training_again_stops_what_runs_only_if_told_to(session: Any, queue: Que
     assert states() == {key: State.PENDING}
     assert outcomes() == ["cancelled"]
     assert not queue.release(held, Outcome.PREEMPTED)
+
+
+def insert_script(number: int = 0) -> str:
+    (key,) = ScriptTask().insert_task("test", "a = 1", {"number": number}, ["a"])
+    return str(key[SCRIPT_KEY])
+
+
+def claim_script() -> Claim:
+    enqueue(ScriptResult())
+    claimed = Queue(ScriptResult(), Worker(name="ours")).claim()
+    assert claimed is not None
+    return claimed
+
+
+def test_every_state_of_a_script_task_is_told(scripts_allowed: Any) -> None:
+    keys = [insert_script(number) for number in range(6)]
+    queue = Queue(ScriptResult())
+    task_queue.cancel(keys[1:2])
+    for key, delay in ((keys[3], None), (keys[4], 1000.0)):
+        enqueue(ScriptResult(), ({SCRIPT_KEY: key},))
+        held = queue.claim(keys=[key])
+        assert held is not None
+        queue.release(held, Outcome.FAILED, error="it went wrong", blame=Blame.TASK, delay=delay)
+    enqueue(ScriptResult(), ({SCRIPT_KEY: keys[2]},))
+    assert Queue(ScriptResult(), Worker("a GPU", name="ours")).claim(keys=keys[2:3]) is not None
+    ScriptResult().populate({SCRIPT_KEY: keys[0]})
+    expected = [State.FINISHED, State.CANCELLED, State.RUNNING, State.ERROR, State.RETRY, State.PENDING]
+    assert {row["task"]: row["state"] for row in script_states.rows()} == dict(zip(keys, expected, strict=True))
+    assert script_states.count() == {**dict.fromkeys(State, 1), State.WAITING: 0}
+    failed = script_states.rows(states=(State.ERROR, State.RETRY))
+    assert {row["task"] for row in failed} == set(keys[3:5])
+    assert {(row["attempts"], row["message"]) for row in failed} == {(1, "it went wrong")}
+    assert len(script_states.rows(limit=2)) == 2
+    (running,) = script_states.live_workers()
+    assert (running["task"], running["name"], running["worker"]) == (keys[2], "test", "ours")
+    assert running["seconds"] >= 0 and running["beat_seconds"] >= 0
+
+
+def test_script_tasks_are_cancelled_retried_and_ordered_like_trainings(scripts_allowed: Any) -> None:
+    (training_key,) = insert(scripts_allowed, 1)
+    first, second = insert_script(0), insert_script(1)
+    task_queue.prioritize([second, training_key], 1)
+    assert (ScriptTask() & {SCRIPT_KEY: second}).fetch1("priority") == 1
+    assert (TrainingTask() & {TASK_KEY: training_key}).fetch1("priority") == 1
+    held = claim_script()
+    assert held.key == {SCRIPT_KEY: second}
+    with pytest.raises(task_queue.TaskInUse, match=f"is being run by process {os.getpid()}"):
+        task_queue.retry([second])
+    assert task_queue.cancel([first, second, training_key]) == [second]
+    assert outcomes() == ["cancelled"]
+    assert not Queue(ScriptResult()).release(held, Outcome.PREEMPTED)
+    task_queue.retry([first, training_key])
+    assert {row["task"]: row["state"] for row in script_states.rows()} == {first: "pending", second: "cancelled"}
+    assert states() == {training_key: State.PENDING}
+    ScriptResult().populate({SCRIPT_KEY: first})
+    with pytest.raises(task_queue.TaskInUse, match="is finished; `trainloom task retrain` has it run again"):
+        task_queue.retry([first])
+    assert task_queue.check_retrain([first, training_key]) == [first]
+    task_queue.retrain([first])
+    assert len(ScriptResult()) == 0
+    assert claim_script().key == {SCRIPT_KEY: first}
+
+
+def test_a_short_key_names_a_training_or_a_script(session: Any) -> None:
+    (training_key,) = insert(session, 1)
+    script = insert_script()
+    assert named(training_key[:8]) == (TRAININGS, training_key)
+    assert named(script[:8].upper()) == (SCRIPTS, script)
+    with pytest.raises(UnknownKey, match="there is no task with a key that begins with 00000000"):
+        named("00000000")
+    twin = {**ScriptTask().fetch1(), SCRIPT_KEY: training_key[:8] + script[8:]}
+    ScriptTask().insert1(twin)
+    with pytest.raises(AmbiguousKey, match="a training and a script task have keys"):
+        named(training_key[:8])
 
 
 def test_short_keys_name_rows(session: Any) -> None:

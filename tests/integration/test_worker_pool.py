@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 
-from pipeline import worker_pool, worker_process
+from pipeline import outlook, worker_pool, worker_process
 from pipeline.errors import ConfigurationError
 from pipeline.gpu_locks import Gpu
-from pipeline.queue import Queue, Worker
+from pipeline.queue import Queue
+from pipeline.queue import Worker as Identity
 from pipeline.session import Session
+from pipeline.shift import Shift
+from pipeline.stop import StopSignal
+from pipeline.worker import Terms, Worker
 from pipeline.worker_pool import Assignment, Event, WorkerPool
 from pipeline.worker_process import Patience
 from schemas.attempt import Attempt, Outcome
+from schemas.script_result import ScriptResult
+from schemas.script_task import ScriptTask
 from tests.integration import queue_tables
 from tests.integration.queue_tables import Made, insert_items
 
@@ -24,13 +30,18 @@ from tests.integration.queue_tables import Made, insert_items
 @pytest.fixture
 def queue(session: Session) -> Iterator[Queue]:
     queue_tables.activate(session)
-    yield Queue(Made(), Worker(name="ours"))
+    yield Queue(Made(), Identity(name="ours"))
     queue_tables.scratch.drop(prompt=False)
 
 
 def age(queue: Queue, column: str = "reserved_time") -> None:
     """Make something old in every job."""
     queue.connection.query(f"UPDATE {queue.jobs.full_table_name} SET {column} = '2001-01-01'")
+
+
+def any_silent(queue: Queue, seconds: float, **among: Any) -> bool:
+    (found,) = outlook.found(queue.connection, [queue.silent(seconds, **among)])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -43,7 +54,7 @@ def test_what_a_dead_worker_held_is_given_back_and_nothing_else(
     insert_items(3)
     queue.enqueue()
     held = queue.claim()
-    other = Queue(Made(), Worker(name="another")).claim()
+    other = Queue(Made(), Identity(name="another")).claim()
     assert held is not None and other is not None
     Attempt().update1({"attempt_id": held.attempt, "attempt_checkpoints": checkpoints})
     assert queue.take_back("ours", outcome, "it died") == list(held.key.values())
@@ -57,16 +68,16 @@ def test_what_a_dead_worker_held_is_given_back_and_nothing_else(
 def test_silence_is_told_by_the_last_beat_of_those_who_count(queue: Queue) -> None:
     keys = insert_items(2)
     queue.enqueue()
-    assert not queue.any_silent(0)
+    assert not any_silent(queue, 0)
     claim = queue.claim(keys=keys[:1])
     assert claim is not None
-    assert not queue.any_silent(1000)
+    assert not any_silent(queue, 1000)
     age(queue)
-    assert queue.any_silent(1000)
-    assert queue.any_silent(4.4e-07, keys=keys[:1])
-    assert not queue.any_silent(1000, keys=keys[1:])
-    assert not queue.any_silent(1000, without=keys[:1])
-    assert not queue.any_silent(1000, pids=[os.getpid()])
+    assert any_silent(queue, 1000)
+    assert any_silent(queue, 4.4e-07, keys=keys[:1])
+    assert not any_silent(queue, 1000, keys=keys[1:])
+    assert not any_silent(queue, 1000, without=keys[:1])
+    assert not any_silent(queue, 1000, pids=[os.getpid()])
 
 
 def test_only_jobs_that_a_worker_may_take_are_looked_forward_to(queue: Queue) -> None:
@@ -79,10 +90,14 @@ def test_only_jobs_that_a_worker_may_take_are_looked_forward_to(queue: Queue) ->
 
 
 class Waiting:
-    """A worker that has nothing to do, and what happens each time that it sleeps."""
+    """A worker of two queues that has nothing to do, and what happens each time that it sleeps."""
 
     def __init__(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
         self.queue = queue
+        stop = StopSignal()
+        given: dict[str, Any] = {"heartbeat": None, "terms": Terms(), "stop": stop, "identity": queue.worker}
+        workers = [Worker(table, (), {}, **given) for table in (queue.table, ScriptResult())]
+        self.shift = Shift(workers, stop, lease_seconds=60, max_tasks=None)
         self.sleeps: list[float] = []
         self.then: Callable[[], object] = lambda: None
         monkeypatch.setattr(worker_process, "_siblings", lambda: [])
@@ -93,14 +108,8 @@ class Waiting:
         self.sleeps.append(seconds)
         self.then()
 
-    def seconds_to_next(self) -> float | None:
-        return self.queue.seconds_to_next()
-
-    def any_silent(self, seconds: float, pids: Any = ()) -> bool:
-        return self.queue.any_silent(seconds, pids=pids)
-
     def wait(self, **assignment: Any) -> bool:
-        return Patience(self, Assignment(**assignment), 5.0).wait()  # type: ignore[arg-type]
+        return Patience(self.shift, Assignment(**assignment), 5.0).wait()
 
 
 @pytest.fixture
@@ -125,6 +134,18 @@ def test_who_has_nothing_to_wait_for_ends(waiting: Waiting) -> None:
 def test_a_task_that_is_soon_tried_again_is_waited_for(waiting: Waiting) -> None:
     fail(waiting.queue, 100)
     waiting.then = lambda: len(waiting.sleeps) == 3 and age(waiting.queue, "scheduled_time")
+    assert waiting.wait(wait_seconds=120)
+    assert len(waiting.sleeps) == 3
+
+
+def test_a_script_that_is_soon_tried_again_is_waited_for(waiting: Waiting) -> None:
+    ScriptTask().insert_task("test", "a = 1", {}, [])
+    scripts = Queue(ScriptResult())
+    scripts.enqueue()
+    claim = scripts.claim()
+    assert claim is not None
+    scripts.release(claim, Outcome.FAILED, delay=100)
+    waiting.then = lambda: len(waiting.sleeps) == 3 and age(scripts, "scheduled_time")
     assert waiting.wait(wait_seconds=120)
     assert len(waiting.sleeps) == 3
 
