@@ -49,18 +49,28 @@ def record(classes: Mapping[str, type], git: tuple[str, str], *, numerics: dict[
 
 def code_digest(classes: Mapping[str, type]) -> str:
     """md5 (hex) of the modules that define the classes: trainings of different code are not mixed."""
-    return content_md5({role: [cls.__qualname__, module_text(cls.__module__)[0]] for role, cls in classes.items()})
+    return content_md5({role: [cls.__qualname__, *_module_digests(cls.__module__)] for role, cls in classes.items()})
+
+
+def _module_digests(module: str) -> list[str]:
+    """sha256 of a module's file; of all modules of `trainers`, of which a trainer of ours is made, for one of them."""
+    package = module.partition(".")[0]
+    if package != "trainers":
+        return [module_text(module)[0]]
+    folder = Path(str(sys.modules[package].__file__)).parent
+    return [hashlib.sha256(_text(file).encode()).hexdigest() for file in sorted(folder.glob("*.py"))]
 
 
 def module_text(module: str) -> tuple[str, str]:
     """sha256 and text of an imported module's file; an empty text where it has none (built in, compiled)."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None or not file.endswith(".py"):
-        text = ""
-    else:
-        status = os.stat(file)
-        text = _read(file, status.st_mtime_ns, status.st_size)
+    text = "" if file is None or not file.endswith(".py") else _text(Path(file))
     return hashlib.sha256(text.encode()).hexdigest(), text
+
+
+def _text(file: Path) -> str:
+    status = file.stat()
+    return _read(str(file), status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=256)

@@ -163,6 +163,8 @@ def _check_contract(cls: type, kind: str) -> None:
         raise UnresolvedClass(f"{label} is no optimizer class: it must be a torch.optim.Optimizer")
     if kind == "criterion" and not any("__call__" in vars(base) for base in cls.__mro__):
         raise UnresolvedClass(f"{label} is no criterion class: its objects must be callable with (output, target)")
+    if kind == "scheduler" and not issubclass(cls, torch.optim.lr_scheduler.LRScheduler):
+        raise UnresolvedClass(f"{label} is no scheduler class: it must be a torch.optim.lr_scheduler.LRScheduler")
     if kind == "trainer":
         _check_trainer_constructor(cls, label)
 

@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,18 +27,24 @@ from . import code_changes, plots, provenance, result_uploads, worker
 from .checkpoint_record import Recorded
 from .errors import PipelineError
 from .events import EventLog
+from .gpu_choice import OwnGpu
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
 from .queue import Worker as Identity
+from .reporters.choice import views
+from .reporters.description import described
+from .reporters.several import Several
 from .resolver import ClassResolver
 from .retry import Policy
 from .running import RunningAttempt
 from .settings import Database, Settings
+from .shift import Shift
 from .stop import StopSignal
 from .store import datajoint_adapter
 from .store.interface import Store, StoreUnavailable, parse_address
 from .training_events import TrainingEvents
 from .training_spec import TrainingSpec, read_spec
+from .usage_meter import UsageMeter
 
 logger = logging.getLogger("trainloom")
 
@@ -93,6 +99,8 @@ class TaskRunner:
         self._code_dir = code_dir
         self._database = database
         self._heartbeat: Heartbeat | None = None
+        self._gpu = OwnGpu(settings)
+        self.in_pool = False  # then the process that started this one shows its trainings
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
 
     def close(self) -> None:
@@ -108,34 +116,35 @@ class TaskRunner:
         code_changes.warn_if_changed(logger)
         options = {**options, "order": order}
         if not options["reserve_jobs"]:
-            success, errors = worker.populate_directly(table, restrictions, options)
+            with self._gpu.taken():
+                success, errors = worker.populate_directly(table, restrictions, options)
             return {"success_count": success, "error_list": errors}
         stop = StopSignal(self._settings.grace_seconds)
-        loop = self.new_worker(table, restrictions, options, stop)
-        with stop.listening():
-            loop.run()
-        return {"success_count": loop.success, "error_list": loop.errors}
+        with stop.listening(), self._gpu.taken():
+            shift = self.new_shift([(table, restrictions)], options, stop)
+            shift.run()
+        return {"success_count": shift.success, "error_list": shift.errors}
 
-    def new_worker(
+    def new_shift(
         self,
-        table: Any,
-        restrictions: tuple[Any, ...],
+        tables: Sequence[tuple[Any, tuple[Any, ...]]],
         options: dict[str, Any],
         stop: StopSignal,
         name: str | None = None,
-    ) -> worker.Worker:
-        """A worker of this session, by a name of its own or at random; `options` as `worker.Worker` takes them."""
-        self._sweep_checkpoints(table)
+    ) -> Shift:
+        """A worker of this session for several tables, each with its restrictions; by a name of its own or at random.
+
+        `options` are those of `worker.Worker`; `max_calls` is for all tables together.
+        """
         identity = Identity(device=self._device_name())
-        return worker.Worker(
-            table,
-            restrictions,
-            options,
-            heartbeat=self._beating(),
-            terms=self._terms(),
-            stop=stop,
-            identity=identity if name is None else replace(identity, name=name),
-        )
+        if name is not None:
+            identity = replace(identity, name=name)
+        common: dict[str, Any] = {"terms": self._terms(), "stop": stop, "identity": identity}
+        workers = []
+        for table, restrictions in tables:
+            self._sweep_checkpoints(table)
+            workers.append(worker.Worker(table, restrictions, options, heartbeat=self._beating(), **common))
+        return Shift(workers, stop, lease_seconds=self._settings.lease_seconds, max_tasks=options["max_calls"])
 
     def _sweep_checkpoints(self, table: Any) -> None:
         """Remove from this node the states of trainings that another node has finished since."""
@@ -149,7 +158,7 @@ class TaskRunner:
 
     def _device_name(self) -> str:
         """What trainings run on, as people call it."""
-        device = self._device()
+        device = self._gpu.device
         try:
             return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
         except (RuntimeError, AssertionError):  # unusable: the first training says so
@@ -183,7 +192,9 @@ class TaskRunner:
         training = read_spec(spec, self._resolver)
         folders = self._folders.chosen(table.directories)
         attempt: RunningAttempt | None = table.attempt
+        meter = UsageMeter(self._gpu, attempt)
         with ExitStack() as resources:
+            resources.enter_context(meter.running())  # first, so that the loaders have ended when it ends
             git = resources.enter_context(provenance.git_asked(self._code_dir))
             offered, settled = self._offers(training, folders, attempt, resources)
             trainer = self._build(training, folders, table.num_workers, resources, offered)
@@ -208,7 +219,7 @@ class TaskRunner:
             )
             kept = [] if attempt is None else self._patiently(attempt, attempt.kept_checkpoints)
         blobs.update(uploaded)
-        chosen = {**getattr(trainer, "choices", {}), "device": str(self._device())}
+        chosen = {**getattr(trainer, "choices", {}), "device": str(self._gpu.device)}
         recorded = {
             **made_by,
             "code_texts": blobs.pop("code_texts"),
@@ -223,7 +234,8 @@ class TaskRunner:
             "epochs": len(getattr(trainer, "training_epoch_loss_history", [])),
             "duration": time.monotonic() - started,
         }
-        return Outcome(columns, metrics, [*weights, *map(_checkpoint_artifact, kept)], recorded)
+        artifacts = [*weights, *map(_checkpoint_artifact, kept)]
+        return Outcome(columns, metrics, artifacts, recorded, meter.total().columns)
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:
         """The trainer of a finished task, its best weights loaded; its loaders stay open until the session is
@@ -256,13 +268,16 @@ class TaskRunner:
         loaders = _loaders(training, directory, workers, resources)
         attempt: RunningAttempt | None = offered.get("stop")
         named = _named(training)
+        reporter = offered.get("reporter") if attempt is None else attempt.reporter
+        if reporter is not None:
+            reporter.expects(len(loaders["train"]))
         if attempt is not None and not {"stop", "progress"} <= named:
             for loader in loaders.values():
                 loader.before_batch = attempt.batch_was_read
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
         given = {
             **{f"{tier}_dataloader": loader for tier, loader in loaders.items()},
-            "device": self._device(),
+            "device": self._gpu.device,
             "model_class": training.model,
             "model_class_params": training.model_params,
             "optimizer_class": training.optimizer.cls,
@@ -302,7 +317,10 @@ class TaskRunner:
         """
         settled = numerics.settle(self._threads())
         offered: dict[str, Any] = {"seed": training.seed}
+        reporter = resources.enter_context(Several(described(training), views(self._settings, in_pool=self.in_pool)))
+        offered.update(progress=reporter.progress, reporter=reporter)
         if attempt is not None:
+            attempt.reporter = reporter
             attempt.events = TrainingEvents(self._events, training.key, attempt.claim.attempt)
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
         if attempt is not None and "checkpoints" in _named(training):
@@ -348,11 +366,6 @@ class TaskRunner:
         transaction."""
         protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
         return protocol == datajoint_adapter.PROTOCOL
-
-    def _device(self) -> torch.device:
-        if self._settings.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self._settings.device)
 
     def _threads(self) -> int:
         return self._settings.torch_threads or numerics.default_threads(self._settings.worker_processes)

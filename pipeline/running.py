@@ -18,6 +18,7 @@ from .checkpoints import CheckpointKeeper
 from .errors import DatabaseUnavailable
 from .heartbeat import Lease
 from .queue import Claim, LeaseLost, Queue
+from .reporters.several import Several
 from .stop import StopSignal
 from .store.interface import Store
 from .training_events import TrainingEvents
@@ -45,6 +46,7 @@ class RunningAttempt:
     store_away_limit: float
     keeper: CheckpointKeeper | None = None
     events: TrainingEvents | None = None
+    reporter: Several | None = None
     _ended: bool = False
     _next_look: float = 0.0
     _next_sign: float = 0.0
@@ -111,6 +113,8 @@ class RunningAttempt:
         if now >= self._next_sign:
             self._next_sign = now + PAUSE
             self.lease.progress(epoch, step)
+            if self.reporter is not None:
+                self.reporter.progress(epoch, step)
 
     def batch_was_read(self) -> None:
         """Show life for a trainer that knows nothing of progress and stops: the loaders call this before every batch.
@@ -128,6 +132,8 @@ class RunningAttempt:
     def started(self, epochs_done: int, max_epoch: int) -> None:
         """The reporter's first call."""
         self.lease.epoch(epochs_done, None)
+        if self.reporter is not None:
+            self.reporter.started(epochs_done, max_epoch)
 
     def epoch_finished(self, epoch: int, values: Mapping[str, float]) -> None:
         """Show the loss of an epoch, counted from 0, to whoever asks for the status, and keep all values as events."""
@@ -135,3 +141,5 @@ class RunningAttempt:
         self.lease.epoch(epoch + 1, loss if loss is not None and math.isfinite(loss) else None)
         if self.events is not None:
             self.events.epoch_finished(epoch, values)
+        if self.reporter is not None:
+            self.reporter.epoch_finished(epoch, values)

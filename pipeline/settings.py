@@ -10,9 +10,19 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .errors import ConfigurationError
+from .reporters.value_format import ValueFormats
 
 PREFIX = "TRAINLOOM_"
 LOCAL_FOLDER = "trainloom.d"
@@ -83,7 +93,18 @@ class Settings(BaseModel):
         None, description="folder that one's own packages are imported from; empty: the working folder"
     )
     num_workers: int = Field(0, ge=0, description="loader processes per training")
+    reporter: Literal["auto", "terminal", "plain", "notebook", "none"] = Field(
+        "auto", description="how trainings are shown while they run; auto: as suits where they run"
+    )
+    value_formats: tuple[str, ...] = Field(
+        (), description="formats of values shown, such as accuracy=percent: raw, percent, hidden, or Python's .2e"
+    )
+    moving_average: int = Field(5, ge=1, description="epochs over which shown values are averaged too; 1: none")
+    tensorboard_dir: Path | None = Field(None, description="folder to write TensorBoard files to; empty: none")
     device: str = Field("auto", description="torch device; auto: cuda where it is usable, else cpu")
+    gpu_memory: ByteSize | None = Field(
+        None, description="free memory that a GPU must have, such as 11Gi; empty: the GPU with the most is taken"
+    )
     torch_threads: int | None = Field(
         None, ge=1, description="torch threads per worker; empty: cores divided by worker processes"
     )
@@ -113,6 +134,23 @@ class Settings(BaseModel):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part for part in re.split(r"[,:\s]+", value) if part) if isinstance(value, str) else value
+
+    @field_validator("gpu_memory", mode="before")
+    @classmethod
+    def _bytes_of_kubernetes(cls, value: Any) -> Any:
+        """``11Gi``, as Kubernetes writes it, is 11 GiB."""
+        return f"{value.strip()}B" if isinstance(value, str) and value.strip().endswith("i") else value
+
+    @field_validator("value_formats", mode="before")
+    @classmethod
+    def _assignments(cls, value: Any) -> Any:
+        return tuple(part for part in re.split(r"[,;\s]+", value) if part) if isinstance(value, str) else value
+
+    @field_validator("value_formats")
+    @classmethod
+    def _formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        ValueFormats(value)  # raises a ValueError that says what is wrong
+        return value
 
     @field_validator("allowed_packages")
     @classmethod

@@ -6,12 +6,18 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from .event_record import EventsUnavailable, InvalidEvent
+from .event_record import EventsUnavailable, InvalidEvent, Selection
 from .events import EventLog
 
 logger = logging.getLogger("trainloom")
 
 KINDS = ("training", "validation")
+REGULARIZATION = "regularization_loss"
+
+
+def value_name(kind: str, name: str) -> str:
+    """What a field of an event was called when it was reported; regularization belongs to no tier."""
+    return name if name == REGULARIZATION else f"{kind}_{name}"
 
 
 class TrainingEvents:
@@ -44,6 +50,14 @@ class TrainingEvents:
         """Keep the values of the test tier, if there are any."""
         if values:
             self._append("testing", values)
+
+    def newest(self, chosen: Selection) -> dict[str, Any] | None:
+        """The last event of those chosen, None where there is none; raises `EventsUnavailable`."""
+        return next(self._log.read(chosen, limit=1, newest_first=True), None)
+
+    def measured(self, values: Mapping[str, Any]) -> None:
+        """Keep what a GPU showed at a moment; see `GpuMeter`."""
+        self._append("gpu", values)
 
     def _append(self, kind: str, fields: Mapping[str, Any]) -> None:
         if self._broken:

@@ -1,123 +1,166 @@
-"""A pool of workers at work, as a person watches it: a line for every task, and a bar on a terminal."""
+"""A pool of workers at work, as a person watches it: a line for every task, and on a terminal a table of what
+runs."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from schemas.script_task import ScriptTask
 from schemas.training_task import TrainingTask
 
-from . import code_changes, gpu_locks, task_states
+from . import code_changes, gpu_locks, script_states, task_states
+from .reporters import choice
+from .reporters.pool_display import PoolDisplay
+from .reporters.pool_view import PROGRESS, Snapshot
+from .reporters.value_format import ValueFormats
 from .short_keys import shown
+from .task_kind import SCRIPTS, TRAININGS, TaskKind, served
 from .task_states import State
 from .worker_pool import Assignment, Event, WorkerPool
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from .settings import Settings
 
 logger = logging.getLogger("trainloom")
 
 
 def train(settings: Settings, processes: int, assignment: Assignment) -> int:
-    """Train what the assignment asks for with that many processes and print how it goes; a session must be open.
+    """Do what the assignment asks for with that many processes and print how it goes; a session must be open.
 
     Returns the exit code of the pool.
     """
-    tasks: Any = TrainingTask()
-    for restriction in assignment.restrictions:
-        tasks = tasks & restriction
-    counts = task_states.count(tasks)
-    due = counts[State.PENDING] + counts[State.RETRY]
-    total = due if assignment.max_tasks is None else min(due, assignment.max_tasks)
+    kinds = served(settings, assignment.table, assignment.restriction)
+    counts = {kind.name: kind.count(_chosen(kind, assignment)) for kind in kinds}
+    due = {name: states[State.PENDING] + states[State.RETRY] for name, states in counts.items()}
+    running = sum(states[State.RUNNING] for states in counts.values())
+    total = sum(due.values()) if assignment.max_tasks is None else min(sum(due.values()), assignment.max_tasks)
     code_changes.warn_if_changed(logger)
-    if not (total or counts[State.RUNNING] or assignment.watch):
-        print("There is nothing to train.")
+    _tell_what_is_left_alone(kinds, assignment)
+    if not (total or running or assignment.watch):
+        print("There is nothing to train." if due.keys() != {SCRIPTS.name} else "There are no scripts to run.")
         return 0
     # Tasks that wait for others become ready meanwhile.
-    useful = processes if assignment.watch else min(processes, max(1, due + counts[State.WAITING]))
+    waiting = sum(states[State.WAITING] for states in counts.values())
+    useful = processes if assignment.watch else min(processes, max(1, sum(due.values()) + waiting))
     pool = WorkerPool(settings, useful, assignment, gpu_locks.available(settings.device))
     if total or assignment.watch:
         workers = _counted(useful, "worker process", "worker processes")
         then = ", then waiting for more" if assignment.watch else ""
-        print(f"Training {_counted(total, 'task', 'tasks')} with {workers}{then}.", flush=True)
+        print(f"{_doing(due, total)} with {workers}{then}.", flush=True)
     else:
-        held = _counted(counts[State.RUNNING], "task", "tasks")
+        held = _counted(running, "task", "tasks")
         print(f"Other workers hold {held}; looking whether they live.", flush=True)
-    with TrainingProgress(total) as progress:
+    with TrainingProgress(total, settings) as progress:
         return pool.run(progress.report)
 
 
-class TrainingProgress:
-    """Prints the events of a pool."""
+def _chosen(kind: TaskKind, assignment: Assignment) -> Any:
+    """The tasks of a kind that the assignment asks for; None for all."""
+    if not assignment.restrictions:
+        return None
+    tasks = kind.tasks()
+    for restriction in assignment.restrictions:
+        tasks = tasks & restriction
+    return tasks
 
-    def __init__(self, total: int) -> None:
+
+def _doing(due: Mapping[str, int], total: int) -> str:
+    """What is about to begin, in words; `due` is the number of tasks by kind."""
+    trainings, scripts = due.get(TRAININGS.name, 0), due.get(SCRIPTS.name, 0)
+    if trainings and scripts:
+        waiting = f"{_counted(trainings, 'training', 'trainings')} and {_counted(scripts, 'script', 'scripts')}"
+        return f"Doing {_counted(total, 'task', 'tasks')} of {waiting}"
+    if scripts or TRAININGS.name not in due:
+        return f"Running {_counted(total, 'script', 'scripts')}"
+    return f"Training {_counted(total, 'task', 'tasks')}"
+
+
+def _tell_what_is_left_alone(kinds: Sequence[TaskKind], assignment: Assignment) -> None:
+    """Say once that scripts wait which are not allowed here; nobody asked for trainings alone."""
+    if SCRIPTS in kinds or assignment.table is not None or assignment.restriction is not None:
+        return
+    counts = SCRIPTS.count()
+    waiting = counts[State.PENDING] + counts[State.RETRY]
+    if waiting:
+        print(
+            f"{_counted(waiting, 'script task is', 'script tasks are')} left alone, since scripts are not allowed "
+            "here; set TRAINLOOM_ALLOW_SCRIPTS=true where you trust everybody who can write rows.",
+            flush=True,
+        )
+
+
+class TrainingProgress:
+    """Prints the events of a pool; below the lines a table of what runs, on a terminal."""
+
+    def __init__(self, total: int, settings: Settings) -> None:
         self._total = total
         self._done = 0
         self._began: dict[str, float] = {}
-        self._bar: Progress | None = None
+        self._display = PoolDisplay(choice.kind(settings, sys.stdout), ValueFormats(settings.value_formats), total)
 
     def __enter__(self) -> TrainingProgress:
-        if sys.stdout.isatty():
-            self._bar = _bar()
-            self._task = self._bar.add_task("training", total=self._total)
-            self._bar.start()
+        self._display.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._display.stop()
 
     def report(self, event: Event) -> None:
-        """Print what happened."""
-        key = event.key.get(task_states.TASK_KEY, "")
-        if event.kind == "taken":
+        """Show what happened."""
+        key = next(iter(event.key.values()), "")
+        if event.kind == PROGRESS:
+            if key in self._began:
+                self._display.update(Snapshot.read(event.message))
+        elif event.kind == "taken":
             self._began[key] = time.monotonic()
-            return
-        if event.kind in ("made", "failed"):
-            self._print(self._outcome(key, event))
-            return
-        self._print(event.message)
+        elif event.kind in ("made", "failed"):
+            self._display.ended(key)
+            tell = self._script_outcome if SCRIPTS.key in event.key else self._outcome
+            self._display.print(tell(key, event))
+        else:
+            self._display.print(event.message)
 
     def _outcome(self, key: str, event: Event) -> str:
-        """How the attempt at a task ended, in a line."""
+        """How the attempt at a training ended, in a line."""
         seconds = time.monotonic() - self._began.pop(key, time.monotonic())
         row = next(iter(task_states.rows(TrainingTask() & {task_states.TASK_KEY: key})), None)
         if row is None:
             return f"{shown(key)}  was deleted meanwhile"
         what = f"{shown(key)}  {row['model_class']}, {row['optimizer_class']}, seed {row['seed']}"
         if event.kind == "failed":
-            failed = f"{what}: failed after {seconds:.1f} s: {event.message}"
-            return f"{self._counted()} {failed}" if row["state"] == State.ERROR else f"{failed}; it is tried again"
+            return self._failure(what, seconds, event, row["state"])
         score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
         return f"{self._counted()} {what}: {score}, {seconds:.1f} s"
+
+    def _script_outcome(self, key: str, event: Event) -> str:
+        """How the attempt at a script task ended, in a line."""
+        seconds = time.monotonic() - self._began.pop(key, time.monotonic())
+        row = next(iter(script_states.rows(ScriptTask() & {SCRIPTS.key: key})), None)
+        if row is None:
+            return f"{shown(key)}  was deleted meanwhile"
+        what = f"{shown(key)}  {row['name']}, {row['file_name']}"
+        if event.kind == "failed":
+            return self._failure(what, seconds, event, row["state"])
+        return f"{self._counted()} {what}: run, {seconds:.1f} s"
+
+    def _failure(self, what: str, seconds: float, event: Event, state: str) -> str:
+        failed = f"{what}: failed after {seconds:.1f} s: {event.message}"
+        return f"{self._counted()} {failed}" if state == State.ERROR else f"{failed}; it is tried again"
 
     def _counted(self) -> str:
         """Count a task that is done with."""
         self._done += 1
         self._total = max(self._total, self._done)  # tasks may be added meanwhile
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, total=self._total)
+        self._display.count(self._done, self._total)
         return f"{self._done}/{self._total}"
-
-    def _print(self, line: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(line, flush=True)
 
 
 def _counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _bar() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -10,7 +10,7 @@ from schemas.config_table import ConfigTable
 from schemas.dataset_config import TIERS, DatasetConfig
 from schemas.model_config import ModelConfig
 from schemas.parameters import arguments
-from schemas.training_config import TrainingConfig
+from schemas.training_config import TrainingConfig, scheduler_named
 
 from .resolver import ClassResolver
 
@@ -33,6 +33,7 @@ class TrainingSpec:
     model_params : complete: shapes, the row's parameters and the dataset's additional ones.
     samplers : tier to its sampler; tiers without one are missing.
     initial_weights : address of the weights to start from, or empty.
+    scheduler : class of the learning-rate scheduler, where the row names one and the trainer is given it.
     notes : what a reader of the result should know.
     """
 
@@ -49,6 +50,7 @@ class TrainingSpec:
     batch_size: int
     epoch_limit: int
     initial_weights: str = ""
+    scheduler: type | None = None
     notes: list[str] = field(default_factory=list)
 
     def classes(self) -> dict[str, type]:
@@ -60,7 +62,8 @@ class TrainingSpec:
             "criterion": self.criterion,
         }
         samplers = {f"{tier}_sampler": sampler.cls for tier, sampler in self.samplers.items()}
-        return {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
+        classes = {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
+        return classes if self.scheduler is None else {**classes, "scheduler": self.scheduler}
 
 
 def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
@@ -77,6 +80,7 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
     dataset = _components(DatasetConfig(), rows["dataset"], resolver, notes)
     model = _components(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
     training = _components(TrainingConfig(), rows["training"], resolver, notes)
+    trainer, scheduler = _with_scheduler(training["trainer_class_params"], resolver)
     row = dict(rows["dataset"])
     samplers = {tier: dataset[column] for tier in TIERS if (column := f"{tier}_sampler_class_params") in dataset}
     return TrainingSpec(
@@ -87,14 +91,24 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         samplers=samplers,
         model=model.cls,
         model_params=model_params(row, model.params),
-        trainer=training["trainer_class_params"],
+        trainer=trainer,
         optimizer=training["optimizer_class_params"],
         criterion=training["criterion_class_params"],
         batch_size=int(rows["training"]["batch_size"]),
         epoch_limit=int(rows["training"]["epoch_limit"]),
         initial_weights=rows["initial_weights"],
+        scheduler=scheduler,
         notes=notes,
     )
+
+
+def _with_scheduler(trainer: Component, resolver: ClassResolver) -> tuple[Component, type | None]:
+    """The trainer given the class of the scheduler that its parameters name, and that class."""
+    named = scheduler_named(trainer.cls, trainer.params)
+    if named is None:
+        return trainer, None
+    found = resolver.resolve(*named, "scheduler")
+    return Component(trainer.cls, {**trainer.params, "scheduler_class": found}), found
 
 
 def model_params(dataset_row: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:

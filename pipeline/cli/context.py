@@ -58,9 +58,10 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def print_json(value: object) -> None:
-    """Print a value as JSON (RFC 8259): times in ISO 8601 with their zone, what is not finite as null."""
-    print(json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False))
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print a value as JSON (RFC 8259): times in ISO 8601 with their zone, what is not finite as null; without an
+    indent as one line, at once."""
+    print(json.dumps(_jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False), flush=indent is None)
 
 
 def _jsonable(value: Any) -> Any:

@@ -15,7 +15,23 @@ from typing import Any, NoReturn
 
 from pipeline.cli import error_chain
 
-COMMANDS = ("demo", "init", "doctor", "db", "insert", "task", "worker", "status", "results", "trace", "model", "store")
+COMMANDS = (
+    "demo",
+    "init",
+    "doctor",
+    "gpu",
+    "db",
+    "insert",
+    "task",
+    "worker",
+    "status",
+    "watch",
+    "results",
+    "report",
+    "trace",
+    "model",
+    "store",
+)
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 
 INTERRUPTED = 130

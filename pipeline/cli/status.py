@@ -3,47 +3,107 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.cli.context import open_session, print_json, print_table
+from pipeline.cli.arguments import seconds
+from pipeline.cli.context import is_terminal, open_session, print_json, print_table
+from pipeline.cli.script_status import print_counts, print_running, script_status
+from pipeline.reporters.duration import lasting
+
+if TYPE_CHECKING:
+    from pipeline.session import Session
 
 logger = logging.getLogger("trainloom")
 
 RECENT = 10
 """How many failed tasks are shown."""
-UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
-TWO_FIGURES = 10.0
+INTERVAL = 2.0  # s between two refreshes
+SHORTEST = 0.1  # s
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
-    parser = subparsers.add_parser("status", help="tasks by state, who trains what, what failed and why")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser = subparsers.add_parser("status", help="tasks by state, who does what, what failed and why")
+    parser.add_argument("--json", action="store_true", help="print JSON; with --live one line per refresh")
+    parser.add_argument("--live", action="store_true", help="redraw it until interrupted")
+    parser.add_argument(
+        "--interval",
+        type=seconds,
+        default=INTERVAL,
+        metavar="S",
+        help=f"with --live, seconds between two refreshes ({INTERVAL:.0f})",
+    )
     parser.set_defaults(action=_status)
 
 
 def _status(args: argparse.Namespace) -> int:
     with open_session(args) as session:
-        from pipeline import code_changes, task_states
-        from pipeline.live_workers import live_workers
-        from pipeline.task_states import State
+        from pipeline import code_changes
 
-        counts = task_states.count()
-        workers = live_workers()
-        failed = task_states.rows(states=(State.ERROR, State.RETRY), limit=RECENT)
-        where = session.settings.schema_name
-        changed = code_changes.changed_results() if args.json else {}
         if not args.json:
             code_changes.warn_if_changed(logger)
+        if args.live:
+            _follow(session, max(SHORTEST, args.interval), as_json=args.json)
+        found = _found(session)
+        changed = code_changes.changed_results() if args.json else {}
     if args.json:
-        print_json({"project": where, "tasks": counts, "workers": workers, "errors": failed, "changed_code": changed})
-        return 0
-    print_table(("state", "tasks"), [*counts.items(), ("all", sum(counts.values()))])
-    _print_workers(workers)
-    _print_failed(failed)
+        print_json({**found, "changed_code": changed})
+    else:
+        _print(found)
     return 0
+
+
+def _found(session: Session) -> dict[str, Any]:
+    """What there is to say, but for code that changed."""
+    from pipeline import task_states
+    from pipeline.live_workers import live_workers
+    from pipeline.task_states import State
+
+    return {
+        "project": session.settings.schema_name,
+        "tasks": task_states.count(),
+        "workers": live_workers(),
+        "errors": task_states.rows(states=(State.ERROR, State.RETRY), limit=RECENT),
+        "scripts": script_status(),
+    }
+
+
+def _print(found: Mapping[str, Any]) -> None:
+    scripts = found["scripts"]
+    print_counts(found["tasks"], scripts["tasks"])
+    _print_workers(found["workers"])
+    print_running(scripts["workers"], _lasting)
+    _print_failed([*found["errors"], *scripts["errors"]])
+
+
+def _follow(session: Session, interval: float, *, as_json: bool) -> NoReturn:
+    """Show it again and again, until this process is interrupted."""
+    if as_json or not is_terminal():
+        while True:
+            found = {"time": datetime.now(UTC), **_found(session)}
+            if as_json:
+                print_json(found, indent=None)
+            else:
+                print(f"{found['time']:%Y-%m-%d %H:%M:%S} UTC")
+                _print(found)
+                print(flush=True)
+            time.sleep(interval)
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            with redirect_stdout(io.StringIO()) as drawn:
+                _print(_found(session))
+            live.update(Text(drawn.getvalue().rstrip(), no_wrap=True, overflow="ellipsis"), refresh=True)
+            time.sleep(interval)
 
 
 def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:
@@ -86,11 +146,5 @@ def _print_failed(failed: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _lasting(seconds: float | None) -> str | None:
-    """A duration as people read it: two figures are enough."""
-    if seconds is None:
-        return None
-    for length, unit in UNITS:
-        if seconds >= length:
-            number = seconds / length
-            return f"{number:.1f} {unit}" if number < TWO_FIGURES else f"{number:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    """A duration as people read it, None where there is none."""
+    return None if seconds is None else lasting(seconds)

@@ -16,7 +16,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
@@ -287,7 +287,8 @@ class Server(ABC, Generic[AddressT]):
 
         orphans = [process for process in psutil.process_iter() if self._is_ours(process)]
         for process in orphans:
-            process.terminate()
+            with suppress(psutil.NoSuchProcess):  # it has ended by itself since
+                process.terminate()
         if not wait_until(lambda: all(has_gone(process) for process in orphans), STOP_LIMIT):
             raise PipelineError(
                 f"Processes of a {self.name} that died still use {self.data_dir} "

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import provenance
 from pipeline.provenance import git_asked, git_state
+from trainers.nn_trainer import NNTrainer
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -48,3 +50,15 @@ def test_without_a_commit_nothing_is_known(tmp_path: Path) -> None:
 def test_git_can_be_asked_meanwhile(repository: Path) -> None:
     with git_asked(repository) as answer:
         assert answer() == git_state(repository)
+
+
+def test_all_that_a_trainer_of_ours_is_made_of_is_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = {"trainer": NNTrainer, "dataset": dict}
+    before = provenance.code_digest(classes)
+    assert provenance.code_digest(classes) == before
+    monkeypatch.setattr(
+        provenance,
+        "_read",
+        lambda file, *_: Path(file).read_text(encoding="utf-8") + ("# changed" if "learning_rate" in file else ""),
+    )
+    assert provenance.code_digest(classes) != before
