@@ -26,6 +26,7 @@ tbody tr:hover { background: var(--soft); }
 .curves { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); }
 .curves figure { margin: 0; } svg { width: 100%; }
 .legend { list-style: none; padding: 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .9rem; }
+td[title] { white-space: nowrap; }
 .mark { display: inline-block; width: .8em; height: .8em; border-radius: 50%; margin-right: .4em; }
 pre { overflow-x: auto; font-size: .8rem; background: var(--soft); padding: .6rem; }
 summary { cursor: pointer; }
@@ -85,18 +86,18 @@ def _overview(
     differing: Sequence[str],
     colors: Mapping[str, str],
 ) -> str:
-    """A row per result: what differs, what came out, how long it took."""
+    """A row per result: what came out, how long it took, what differs."""
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    heads = ["task", *differing, *metrics, "epochs", "duration", "parameters", "finished (UTC)"]
+    heads = ["task", *metrics, "epochs", "duration", "parameters", *differing, "finished (UTC)"]
     rows = []
     for result, configured in zip(results, configurations, strict=True):
         facts = result.facts
         cells = [_mark(result, colors)]
-        cells += [_cell(configured.get(name, "")) for name in differing]
         cells += [_number(result.metrics.get(name)) for name in metrics]
         cells.append(_number(facts["epochs"], f"{facts['epochs']}"))
         cells.append(_number(facts["duration"], lasting(facts["duration"])))
         cells.append(_number(facts["parameter_count"], f"{facts['parameter_count']:,}"))
+        cells += [_cell(configured.get(name, "")) for name in differing]
         cells.append(_cell(f"{facts['utc_insert_time']:%Y-%m-%d %H:%M:%S}"))
         rows.append(cells)
     return _table(heads, rows)
@@ -118,9 +119,11 @@ def _legend(
     differing: Sequence[str],
     colors: Mapping[str, str],
 ) -> str:
+    """A line per result, with what differs and all of them have; the table above has the rest."""
     items = []
+    telling = [name for name in differing if all(name in configured for configured in configurations)]
     for result, configured in zip(results, configurations, strict=True):
-        told = ", ".join(f"{name} {configured[name]}" for name in differing if configured.get(name))
+        told = ", ".join(f"{name} {configured[name]}" for name in telling)
         items.append(f"<li>{_dot(colors[result.key])}{result.short} {_escaped(told)}</li>")
     return f'<ul class="legend">{"".join(items)}</ul>'
 

@@ -65,11 +65,13 @@ class _Scale:
         return round(self._start + share * (self._end - self._start), 1)
 
     def ticks(self, *, whole: bool = False) -> list[float]:
-        """Some values from the lowest to the highest."""
+        """Some round values between the lowest and the highest."""
+        from matplotlib.ticker import MaxNLocator
+
         if self._low == self._high:
             return [self._low]
-        even = [self._low + (self._high - self._low) * number / (TICKS - 1) for number in range(TICKS)]
-        return sorted({round(value) for value in even}) if whole else even
+        found = MaxNLocator(TICKS, steps=[1, 2, 5, 10], integer=whole).tick_values(self._low, self._high)
+        return [float(value) for value in found if self._low <= value <= self._high]
 
 
 def _thinned(curve: Curve) -> list[tuple[int, float]]:
@@ -82,7 +84,7 @@ def _axes(across: _Scale, up: _Scale) -> str:
     for value in up.ticks():
         y = up.place(value)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:.3g}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4}" text-anchor="end">{value:.5g}</text>')
     for value in across.ticks(whole=True):
         x = across.place(value)
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{value:g}</text>')
