@@ -12,6 +12,7 @@ from benchmarks.report import page
 
 PAIRS = {
     "training": 40,
+    "trainer": 24,
     "reporting": 20,
     "insertion": 30,
     "startup": 30,

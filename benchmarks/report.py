@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.comparison import CONFIDENCE, Check, Comparison
 from benchmarks.scratch_project import TORCH_THREADS
 
-PACKAGES = ("trainloom", "torch", "datajoint", "numpy", "h5py", "psycopg2-binary", "pymongo")
+PACKAGES = ("trainloom", "torch", "lightning", "datajoint", "numpy", "h5py", "psycopg2-binary", "pymongo")
 
 METHOD = f"""\
 Each ratio is the median over pairs of runs that took place one right after the other, in alternating order (ABBA),

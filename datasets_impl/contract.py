@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -58,6 +58,28 @@ class PipelineDataset(Dataset[Any], ABC):
     def get_output_shape(self) -> tuple[int, ...] | None:
         """Return the shape of a model's output for one example; None means that of the target."""
         return None
+
+
+class BatchShare(NamedTuple):
+    """What a loader yields whose batches are split between the ranks of a training.
+
+    Attributes:
+        batch: this rank's examples, as a batch; where it has none, one of another's, which does not count.
+        size: the number of examples that count.
+        total: that of all ranks together.
+    """
+
+    batch: Any
+    size: int
+    total: int
+
+
+def share_of(total: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Where one rank's consecutive part of so many examples begins and ends; parts differ by one example at most, and
+    the first ones are the longer."""
+    least, longer = divmod(total, ranks)
+    start = rank * least + min(rank, longer)
+    return start, start + least + (rank < longer)
 
 
 def file_path(tuple_dict: Mapping[str, Any], dataset_cache_dir: str | Path) -> Path:

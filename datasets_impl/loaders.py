@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
-from datasets_impl.contract import DatasetError, check_tier
+from datasets_impl.contract import BatchShare, DatasetError, check_tier, share_of
 from datasets_impl.randomness import mix, preserved_global_randomness, seed_global_randomness
 from datasets_impl.samplers import EpochSampler, SeededSampler, split_into_batches
 
@@ -67,9 +68,12 @@ class BatchLoader(DataLoader[Any]):
 
     Attributes:
         before_batch: called in the caller's thread before each batch is handed out; what it raises ends the iteration.
+        order_checksum: of the indices of the epoch that is being read, where batches are split between ranks, which
+            must have the same; None elsewhere.
     """
 
     before_batch: Callable[[], None] | None = None
+    order_checksum: int | None = None
 
     def __init__(
         self,
@@ -86,7 +90,8 @@ class BatchLoader(DataLoader[Any]):
         self._next_epoch = 0
         self._left_out = 0
         self._reader = BatchReader(dataset, seed)
-        self._size = batch_size
+        self._size = batch_size  # of a batch, all ranks' parts together
+        self._rank, self._ranks = 0, 1
         self._requests = _Requests()
         self._workers: DataLoader[Any] | None = None
         self._lends_seed = getattr(sampler, "seed", seed) is None
@@ -102,6 +107,28 @@ class BatchLoader(DataLoader[Any]):
             generator=_own_generator(seed),
             persistent_workers=num_workers > 0,
         )
+
+    def split_between(self, rank: int, ranks: int) -> None:
+        """Yield only one rank's part of each batch, a `contract.BatchShare`, from now on. Batches are so many times as
+        large, all ranks' parts together; order and random draws of an example stay the same.
+
+        Raises:
+            DatasetError: the tier has fewer examples than one batch, and a short one is dropped.
+        """
+        self._rank, self._ranks = rank, ranks
+        self._size = (self.batch_size or 1) * ranks
+        order: Any = self.sampler
+        if self.drop_last and len(order) < self._size:
+            raise DatasetError(
+                f"the loader gives {len(order)} examples per epoch, fewer than one batch of {self.batch_size} "
+                f"for each of {ranks} devices, and a short one is dropped: choose a smaller batch_size."
+            )
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        order: Any = self.sampler
+        whole, rest = divmod(len(order), self._size)
+        return whole + (rest > 0 and not self.drop_last)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives, from its first batch."""
@@ -125,9 +152,22 @@ class BatchLoader(DataLoader[Any]):
         left_out, self._left_out = self._left_out, 0
         self._next_epoch = epoch + 1
         batches = islice(self._batches(epoch), left_out, None)
+        iterate = self._iterate if self._ranks == 1 else self._iterate_share
         if self.before_batch is not None:
-            return _announced(self._iterate(epoch, batches), self.before_batch)
-        return self._iterate(epoch, batches)
+            return _announced(iterate(epoch, batches), self.before_batch)
+        return iterate(epoch, batches)
+
+    def _iterate_share(self, epoch: int, batches: Iterator[torch.Tensor]) -> Iterator[BatchShare]:
+        """This rank's part of each batch."""
+        whole = [*batches]
+        places = [share_of(len(indices), self._rank, self._ranks) for indices in whole]
+        # Who has no part reads an example all the same: the ranks take every step together.
+        parts = (
+            indices[start:end] if end > start else indices[:1]
+            for indices, (start, end) in zip(whole, places, strict=True)
+        )
+        for batch, indices, (start, end) in zip(self._iterate(epoch, parts), whole, places, strict=True):
+            yield BatchShare(batch, end - start, len(indices))
 
     def _iterate(self, epoch: int, batches: Iterator[torch.Tensor]) -> Iterator[Any]:
         if self.num_workers == 0 and not self.pin_memory:
@@ -146,7 +186,10 @@ class BatchLoader(DataLoader[Any]):
             running._shutdown_workers()
 
     def _batches(self, epoch: int) -> Iterator[torch.Tensor]:
-        return split_into_batches(self._order(epoch), self._size, self.drop_last)
+        order = self._order(epoch)
+        if self._ranks > 1:
+            self.order_checksum = zlib.crc32(order.numpy().tobytes())
+        return split_into_batches(order, self._size, self.drop_last)
 
     def _order(self, epoch: int) -> torch.Tensor:
         sampler: Any = self.sampler

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 import shutil
@@ -15,22 +14,23 @@ from typing import Any, TypeVar
 
 import torch
 
-from datasets_impl.loaders import BatchLoader, build_loader
 from schemas.binding import Directories
-from schemas.dataset_config import TIERS
 from schemas.outcome import Outcome
 from schemas.training_result import EXTERNAL_STORE, TrainingResult
 from trainers import checkpoint, numerics
 from trainers.contract import Stopped
 
-from . import code_changes, plots, provenance, result_uploads, worker
+from . import code_changes, gpu_locks, plots, provenance, rank_devices, result_uploads, worker
 from .checkpoint_record import Recorded
+from .data_parallel import DataParallelTrainer, devices_of
 from .errors import PipelineError
 from .events import EventLog
 from .gpu_choice import OwnGpu
+from .gpu_locks import Gpu
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
 from .queue import Worker as Identity
+from .rank_recipe import Recipe
 from .reporters.choice import views
 from .reporters.description import described
 from .reporters.several import Several
@@ -42,6 +42,7 @@ from .shift import Shift
 from .stop import StopSignal
 from .store import datajoint_adapter
 from .store.interface import Store, StoreUnavailable, parse_address
+from .trainer_parts import arguments_of, loaders_of, named_by
 from .training_events import TrainingEvents
 from .training_spec import TrainingSpec, read_spec
 from .usage_meter import UsageMeter
@@ -51,6 +52,8 @@ logger = logging.getLogger("trainloom")
 # Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
 WEIGHTS_SUFFIX = ".weights"
 HISTORIES = ("training_epoch_loss_history", "validation_epoch_loss_history", "regularization_loss_history")
+
+SERVED = ("stop", "progress", "reporter", "checkpoints")  # what a worker does for ranks that run elsewhere
 
 CHECKPOINT = "checkpoint"  # the kind of artifacts that are states of a training
 CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
@@ -101,6 +104,7 @@ class TaskRunner:
         self._heartbeat: Heartbeat | None = None
         self._gpu = OwnGpu(settings)
         self.in_pool = False  # then the process that started this one shows its trainings
+        self.gpus: Sequence[Gpu] | None = None  # those its trainings may have; None for all that CUDA shows
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
 
     def close(self) -> None:
@@ -197,10 +201,13 @@ class TaskRunner:
             resources.enter_context(meter.running())  # first, so that the loaders have ended when it ends
             git = resources.enter_context(provenance.git_asked(self._code_dir))
             offered, settled = self._offers(training, folders, attempt, resources)
-            trainer = self._build(training, folders, table.num_workers, resources, offered)
+            parts = (training, folders, table.num_workers, resources, offered)
+            trainer = self._build(*parts) if devices_of(training) == 1 else self._build_ranks(spec, *parts)
             made_by = provenance.record(training.classes(), git(), numerics=settled)  # the code as it was imported
             if attempt is not None:
-                attempt.stop.polled = "stop" in _named(training)  # until then a signal need not wait for anybody to ask
+                attempt.stop.polled = "stop" in named_by(
+                    training
+                )  # until then a signal need not wait for anybody to ask
             trainer.train()
             score, metrics = _score(trainer)
             if attempt is not None and attempt.events is not None:
@@ -265,9 +272,9 @@ class TaskRunner:
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         directory = self._patiently(offered.get("stop"), lambda: self._data_directory(training, folders, cache))
         workers = self._settings.num_workers if num_workers is None else num_workers
-        loaders = _loaders(training, directory, workers, resources)
+        loaders = loaders_of(training, directory, workers, resources)
         attempt: RunningAttempt | None = offered.get("stop")
-        named = _named(training)
+        named = named_by(training)
         reporter = offered.get("reporter") if attempt is None else attempt.reporter
         if reporter is not None:
             reporter.expects(len(loaders["train"]))
@@ -275,22 +282,45 @@ class TaskRunner:
             for loader in loaders.values():
                 loader.before_batch = attempt.batch_was_read
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
-        given = {
-            **{f"{tier}_dataloader": loader for tier, loader in loaders.items()},
-            "device": self._gpu.device,
-            "model_class": training.model,
-            "model_class_params": training.model_params,
-            "optimizer_class": training.optimizer.cls,
-            "optimizer_class_params": training.optimizer.params,
-            "criterion_class": training.criterion.cls,
-            "criterion_class_params": training.criterion.params,
-            "model_save_path": str(folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}"),
-            "max_epoch": training.epoch_limit,
-        }
+        path = folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}"
+        given = arguments_of(training, loaders, self._gpu.device, path)
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
         return training.trainer.cls(
             **given, **{name: value for name, value in offered.items() if name in named}, **training.trainer.params
         )
+
+    def _build_ranks(
+        self,
+        rows: Mapping[str, Any],
+        training: TrainingSpec,
+        folders: Folders,
+        num_workers: int | None,
+        resources: ExitStack,
+        offered: dict[str, Any],
+    ) -> DataParallelTrainer:
+        """What takes the place of the trainer of a task, with these rows, that is trained on several devices."""
+        devices = devices_of(training)
+        there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+        gpus = resources.enter_context(rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory))
+        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
+        attempt: RunningAttempt | None = offered.get("stop")
+        directory = self._patiently(attempt, lambda: self._data_directory(training, folders, cache))
+        folders.model_save_dir.mkdir(parents=True, exist_ok=True)
+        served = {name: offered[name] for name in SERVED if name in offered and name in named_by(training)}
+        recipe = Recipe(
+            rows=rows,
+            allowed_packages=self._settings.allowed_packages,
+            code_dir=self._code_dir,
+            data_directory=directory,
+            num_workers=self._settings.num_workers if num_workers is None else num_workers,
+            model_save_path=folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}",
+            initial_weights=offered.get("initial_weights"),
+            numerics=numerics.record(),
+            offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
+            gpus=gpus,
+        )
+        reporter = offered["reporter"] if attempt is None else attempt.reporter
+        return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
@@ -315,7 +345,7 @@ class TaskRunner:
 
         They are settled at a task's first attempt and pinned when it is resumed: torch's thread count changes bits.
         """
-        settled = numerics.settle(self._threads())
+        settled = numerics.settle(self._threads(devices_of(training)))
         offered: dict[str, Any] = {"seed": training.seed}
         reporter = resources.enter_context(Several(described(training), views(self._settings, in_pool=self.in_pool)))
         offered.update(progress=reporter.progress, reporter=reporter)
@@ -323,7 +353,7 @@ class TaskRunner:
             attempt.reporter = reporter
             attempt.events = TrainingEvents(self._events, training.key, attempt.claim.attempt)
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
-        if attempt is not None and "checkpoints" in _named(training):
+        if attempt is not None and "checkpoints" in named_by(training):
             code = provenance.code_digest(training.classes())
             keeper = attempt.keep_checkpoints(folders.model_save_dir / CHECKPOINTS / training.key, self._store, code)
             offered["checkpoints"] = keeper
@@ -367,31 +397,11 @@ class TaskRunner:
         protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
         return protocol == datajoint_adapter.PROTOCOL
 
-    def _threads(self) -> int:
-        return self._settings.torch_threads or numerics.default_threads(self._settings.worker_processes)
-
-
-def _loaders(training: TrainingSpec, directory: Path, num_workers: int, resources: ExitStack) -> dict[str, BatchLoader]:
-    """The loader of each tier; `resources` closes them."""
-    loaders = {}
-    for tier in TIERS:
-        dataset = training.dataset.cls(dict(training.dataset_row), str(directory), tier, **training.dataset.params)
-        sampler = training.samplers.get(tier)
-        loaders[tier] = build_loader(
-            dataset,
-            tier=tier,
-            batch_size=training.batch_size,
-            sampler=sampler.cls(dataset, **sampler.params) if sampler else None,
-            num_workers=num_workers,
-            seed=training.seed,
-        )
-        resources.callback(loaders[tier].close)
-    return loaders
-
-
-def _named(training: TrainingSpec) -> frozenset[str]:
-    """The parameters that a trainer's constructor names."""
-    return frozenset(inspect.signature(training.trainer.cls).parameters)
+    def _threads(self, devices: int) -> int:
+        """Of each process: several of one training share what a worker has."""
+        if self._settings.torch_threads is not None:
+            return max(1, self._settings.torch_threads // devices)
+        return numerics.default_threads(self._settings.worker_processes * devices)
 
 
 def _weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
@@ -451,6 +461,6 @@ def _notes(training: TrainingSpec, weights: list[dict[str, Any]]) -> list[str]:
     notes = list(training.notes)
     if not weights:
         notes.append("the trainer saved no file at model_save_path: there are no weights in the store")
-    if "checkpoints" not in _named(training):
+    if "checkpoints" not in named_by(training):
         notes.append("the trainer takes no checkpoints: an interrupted training starts anew")
     return notes

@@ -109,13 +109,13 @@ def run(settings: Settings, assignment: Assignment, place: Place, channel: Conne
         _log_to(channel)
         try:
             with gpu_choice.alone(settings, place.gpus) as chosen:
-                _work(chosen, assignment, place.name, stop)
+                _work(chosen, assignment, place, stop)
         except Exception as error:
             _send(channel, Event("broken", str(error) or type(error).__name__))
             raise SystemExit(getattr(error, "exit_code", FAILED)) from None
 
 
-def _work(settings: Settings, assignment: Assignment, name: str, stop: StopSignal) -> None:
+def _work(settings: Settings, assignment: Assignment, place: Place, stop: StopSignal) -> None:
     from schemas.binding import services
 
     from .session import connect
@@ -133,9 +133,10 @@ def _work(settings: Settings, assignment: Assignment, name: str, stop: StopSigna
     with connect(settings, create_home=False):
         runner = cast("TaskRunner", services("a worker process").runner)
         runner.in_pool = True
+        runner.gpus = place.gpus
         kinds = served(settings, assignment.table, assignment.restriction)
         tables = [(kind.results(), assignment.restrictions) for kind in kinds]
-        shift = runner.new_shift(tables, options, stop, name)
+        shift = runner.new_shift(tables, options, stop, place.name)
         patience = Patience(shift, assignment, settings.poll_seconds)
         while True:
             shift.run()

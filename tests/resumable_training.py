@@ -193,6 +193,8 @@ def digest(trainer: NNTrainer) -> str:
         trainer.test_score,
         trainer.test_metrics,
         trainer.choices,
+        trainer.validation_points,
+        trainer.validated_steps,
     ]
     total.update(json.dumps(recorded).encode())
     return total.hexdigest()

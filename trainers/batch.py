@@ -30,10 +30,15 @@ def split(batch: Any) -> tuple[Any, Any]:
 
 
 def size(structure: Any) -> int:
-    """The number of examples: the length of the first tensor's first dimension."""
-    if isinstance(structure, Tensor):
-        return structure.shape[0]
-    return next(leaves(structure)).shape[0]
+    """The number of examples: the length of the first tensor's first dimension.
+
+    Raises:
+        TrainerError: the first leaf is no tensor.
+    """
+    first = structure if isinstance(structure, Tensor) else next(leaves(structure))
+    if not isinstance(first, Tensor):
+        raise _no_tensor(first)
+    return first.shape[0]
 
 
 def to_device(structure: Any, device: torch.device) -> Any:
@@ -48,9 +53,16 @@ def to_device(structure: Any, device: torch.device) -> Any:
         return {name: to_device(part, device) for name, part in structure.items()}
     if isinstance(structure, list | tuple):
         return _rebuild(structure, [to_device(part, device) for part in structure])
-    raise TrainerError(
-        f"A batch holds {_describe(structure)}; inputs and targets must be tensors, or lists, tuples or dicts of them."
-    )
+    raise _no_tensor(structure)
+
+
+def channels_last(structure: Any) -> Any:
+    """The same structure with tensors of four dimensions in this layout, copied only where they have another."""
+    if isinstance(structure, dict):
+        return {name: channels_last(part) for name, part in structure.items()}
+    if isinstance(structure, list | tuple):
+        return _rebuild(structure, [channels_last(part) for part in structure])
+    return structure.contiguous(memory_format=torch.channels_last) if structure.dim() == 4 else structure
 
 
 def leaves(structure: Any) -> Iterator[Tensor]:
@@ -112,6 +124,12 @@ def _rebuild(structure: list | tuple, parts: list) -> Any:
     if hasattr(structure, "_fields"):
         return type(structure)(*parts)
     return type(structure)(parts)
+
+
+def _no_tensor(leaf: Any) -> TrainerError:
+    return TrainerError(
+        f"A batch holds {_describe(leaf)}; inputs and targets must be tensors, or lists, tuples or dicts of them."
+    )
 
 
 def _describe(structure: Any) -> str:

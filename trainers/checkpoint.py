@@ -22,7 +22,7 @@ import torch
 from trainers.contract import TrainerError
 
 MAGIC = b"trainloom checkpoint\n"
-FORMAT = 1
+FORMAT = 2
 _LENGTH, _CHECKSUM = 8, 4  # bytes
 
 

@@ -22,7 +22,7 @@ TRAINER_INIT_PARAMS = (
 )
 """Every trainer is given these by keyword; what its constructor names besides is `trainer_class_params` of a row."""
 
-OPTIONAL_INIT_PARAMS = ("seed", "initial_weights", "reporter", "checkpoints", "stop", "progress")
+OPTIONAL_INIT_PARAMS = ("seed", "initial_weights", "reporter", "checkpoints", "stop", "progress", "scheduler_class")
 """A trainer whose constructor names these is given them too."""
 
 

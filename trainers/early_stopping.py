@@ -13,12 +13,23 @@ from trainers.contract import TrainerError
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """The parameters of a trainer that say it; see `NNTrainer`. All of it follows from what was recorded of the epochs,
-    so that a resumed training stops where it would have stopped.
+    """The parameters of a trainer that say it. All of it follows from what was recorded, so that a resumed training
+    stops where it would have stopped. It is looked at at the ends of epochs. Where not every epoch ends with a
+    validation, or validations come within epochs, "epochs" below are validations.
 
     Strips are the epochs 1 to k, k + 1 to 2 k, …, where k is `training_strip_length` (Prechelt 1998, "Early stopping -
     but when?"). Differences are taken relative to the size of what they differ from, so that losses may be negative:
     for positive losses the values are Prechelt's.
+
+    Args:
+        early_stopping_patience: end when so many epochs brought nothing better; 0 for never.
+        early_stopping_metric: by which value of the validation tier, "loss" or one of `metrics`; None for the trainer's
+            `selection`. The metric says whether more or less is better.
+        training_strip_length: epochs in a strip, for the next two.
+        successive_validation_score_decline_tolerance: end when the validation score, looked at at the end of each
+            strip, has declined so many times in a row; 0 for never.
+        early_stopping_quotient: end when the generalization loss, in percent, by the training progress of the strip, in
+            per mille, is more; None for never.
 
     Raises:
         TrainerError: names the parameter and the rule.
@@ -28,6 +39,7 @@ class EarlyStopping:
     training_strip_length: int = 5
     successive_validation_score_decline_tolerance: int = 0
     early_stopping_quotient: float | None = None
+    early_stopping_metric: str | None = None
 
     def __post_init__(self) -> None:
         at_least = {
@@ -50,27 +62,29 @@ class EarlyStopping:
     def reason(
         self,
         *,
-        best_epoch: int,
+        best: int,
         scores: Sequence[float],
         direction: Literal["max", "min"],
         training_losses: Sequence[float],
         validation_losses: Sequence[float],
+        unit: str = "epoch",
     ) -> str | None:
         """Why the training ends after the last of these epochs; None where it goes on.
 
         Args:
-            best_epoch: counted from 0.
-            scores: of the validation tier, by the trainer's selection, of which `direction` is better.
+            best: the place of the best score, counted from 0.
+            scores: of the validation tier, of which `direction` is better.
+            unit: what the scores are those of.
         """
         done = len(scores)
-        if self.early_stopping_patience and done - 1 - best_epoch >= self.early_stopping_patience:
-            return f"no epoch was better than number {best_epoch + 1} within {self.early_stopping_patience} epochs"
+        if self.early_stopping_patience and done - 1 - best >= self.early_stopping_patience:
+            return f"no {unit} was better than number {best + 1} within {self.early_stopping_patience} {unit}s"
         if done % self.training_strip_length:
             return None
         worse = self._successive_declines(scores, direction)
         tolerance = self.successive_validation_score_decline_tolerance
         if tolerance and worse >= tolerance:
-            return f"the validation score declined in {worse} successive strips of {self.training_strip_length} epochs"
+            return f"the validation score declined in {worse} successive strips of {self.training_strip_length} {unit}s"
         if self.early_stopping_quotient is not None:
             quotient = self._quotient(training_losses, validation_losses)
             if quotient > self.early_stopping_quotient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ class EpochLosses:
         self._regularizations: list[Tensor | float] = []
         self._sizes: list[int] = []
 
-    def add(self, loss: Tensor, regularization: Tensor | float, size: int) -> None:
+    def add(self, loss: Tensor | float, regularization: Tensor | float, size: int) -> None:
         """Record one batch of `size` examples by its detached scalar losses."""
         self._losses.append(loss)
         self._regularizations.append(regularization)
@@ -48,6 +48,19 @@ class EpochLosses:
         losses._regularizations = state["regularizations"].tolist()
         losses._sizes = state["sizes"].tolist()
         return losses
+
+    @classmethod
+    def joined(cls, states: Sequence[Mapping[str, Any]]) -> EpochLosses:
+        """The record of whole batches, from the states of ranks of which each recorded its part of every batch."""
+        whole, parts = cls(), [cls.from_state(state) for state in states]
+        records = (zip(part._losses, part._regularizations, part._sizes, strict=True) for part in parts)
+        for shares in zip(*records, strict=True):
+            size = sum(count for _, _, count in shares)
+            counting = [share for share in shares if share[2]]
+            whole._losses.append(sum(loss * count for loss, _, count in counting) / size)
+            whole._regularizations.append(sum(value * count for _, value, count in counting) / size)
+            whole._sizes.append(size)
+        return whole
 
     def means(self) -> tuple[float, float]:
         """Mean criterion and regularization loss, each batch weighing as many as it has examples."""

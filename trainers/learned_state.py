@@ -32,7 +32,7 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer, criterion: Any) ->
     if isinstance(criterion, nn.Module):
         states["criterion"] = criterion.state_dict()
     for name, part in states.items():
-        _check_storable(part, name)
+        check_storable(part, name)
     return states
 
 
@@ -77,15 +77,19 @@ def check_identity(saved: Mapping[str, Any], here: Mapping[str, Any]) -> None:
             raise _foreign(f"its parameter {name} is {_form(before)}, here it is {_form(now)}")
 
 
-def _check_storable(value: Any, path: str) -> None:
-    """Refuse what a checkpoint cannot hold; `path` says where the value is."""
+def check_storable(value: Any, path: str) -> None:
+    """Refuse what a checkpoint cannot hold; `path` says where the value is.
+
+    Raises:
+        UnstorableState: names the place.
+    """
     if isinstance(value, Mapping):
         for name, part in value.items():
-            _check_storable(name, f"{path} (a key)")
-            _check_storable(part, f"{path}.{name}")
+            check_storable(name, f"{path} (a key)")
+            check_storable(part, f"{path}.{name}")
     elif type(value) in (list, tuple):
         for place, part in enumerate(value):
-            _check_storable(part, f"{path}.{place}")
+            check_storable(part, f"{path}.{place}")
     elif type(value) not in _PLAIN:
         raise UnstorableState(
             f"{path} is a {type(value).__name__}; a checkpoint holds tensors, numbers, strings, lists and dicts only."

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainers import batch
+from trainers import classification_metrics as classification
 from trainers.contract import TrainerError
 
 Direction = Literal["max", "min"]
@@ -32,37 +33,11 @@ class Metric(Protocol):
     def compute(self) -> float:
         """The value over all batches so far; NaN where it is not defined."""
 
+    def state(self) -> dict[str, Any]:
+        """What was taken in, as tensors and numbers, for `merge`."""
 
-class Accuracy:
-    """Share of examples whose largest output is at the target's class.
-
-    Outputs are (N, classes, ...); targets are class indices (N, ...), or one-hot in the outputs' shape.
-    """
-
-    direction: ClassVar[Direction] = "max"
-
-    def __init__(self) -> None:
-        self._correct: Tensor | float = 0.0
-        self._count = 0
-
-    def update(self, output: Tensor, target: Tensor) -> None:
-        if output.dim() < 2 or output.shape[1] < 2:
-            raise TrainerError(
-                f"accuracy needs outputs of shape (N, classes) with at least 2 classes, not {tuple(output.shape)}."
-            )
-        if target.shape == output.shape:
-            target = target.argmax(dim=1)
-        predicted = output.argmax(dim=1)
-        if target.shape != predicted.shape:
-            raise TrainerError(
-                f"accuracy cannot compare outputs of shape {tuple(output.shape)} with targets of shape "
-                f"{tuple(target.shape)}; give class indices or one-hot targets."
-            )
-        self._correct = self._correct + (predicted == target).sum()
-        self._count += target.numel()
-
-    def compute(self) -> float:
-        return float(self._correct) / self._count if self._count else math.nan
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what another of the same class has, as its `state` gave it."""
 
 
 class _MeanError:
@@ -81,6 +56,13 @@ class _MeanError:
 
     def compute(self) -> float:
         return float(self._sum) / self._count if self._count else math.nan
+
+    def state(self) -> dict[str, Any]:
+        return {"sum": self._sum, "count": self._count}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        self._sum = self._sum + state["sum"]
+        self._count += state["count"]
 
     def _errors(self, output: Tensor, target: Tensor) -> Tensor:
         raise NotImplementedError
@@ -129,8 +111,19 @@ class _Moments:
         both = torch.stack([first, second])
         means = both.mean(dim=1)
         centred = both - means.unsqueeze(1)
-        deviations = centred.square().sum(dim=1)
-        co_deviations = (centred[0] * centred[1]).sum(dim=0)
+        self._take_in(count, means, centred.square().sum(dim=1), (centred[0] * centred[1]).sum(dim=0))
+
+    def state(self) -> dict[str, Any]:
+        """For `merge`."""
+        moments = {"means": self.means, "deviations": self.deviations, "co_deviations": self.co_deviations}
+        return {"count": self.count, **moments}
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        """Take in what another has, as its `state` gave it."""
+        if state["count"]:
+            self._take_in(state["count"], state["means"], state["deviations"], state["co_deviations"])
+
+    def _take_in(self, count: int, means: Tensor, deviations: Tensor, co_deviations: Tensor) -> None:
         if self.count:
             weight = self.count * count / (self.count + count)
             shift = means - self.means
@@ -161,10 +154,20 @@ class Correlation:
         self._moments.update(*_by_unit(output, target))
 
     def compute(self) -> float:
+        return _mean(self.by_unit())
+
+    def state(self) -> dict[str, Any]:
+        return self._moments.state()
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        self._moments.merge(state)
+
+    def by_unit(self) -> Tensor:
+        """The correlation of each unit, NaN where it is left out."""
         moments = self._moments
         output_varies, target_varies = moments.varies()
         correlations = moments.co_deviations / moments.deviations.prod(dim=0).sqrt()
-        return _mean_where(target_varies, correlations.where(output_varies, torch.zeros_like(correlations)))
+        return _where(target_varies, correlations.where(output_varies, torch.zeros_like(correlations)))
 
 
 class ExplainedVariance:
@@ -183,17 +186,30 @@ class ExplainedVariance:
         self._moments.update(target - output, target)
 
     def compute(self) -> float:
+        return _mean(self.by_unit())
+
+    def state(self) -> dict[str, Any]:
+        return self._moments.state()
+
+    def merge(self, state: Mapping[str, Any]) -> None:
+        self._moments.merge(state)
+
+    def by_unit(self) -> Tensor:
+        """The value of each unit, NaN where it is left out."""
         residual, total = self._moments.deviations
-        return _mean_where(self._moments.varies()[1], 1 - residual / total)
+        return _where(self._moments.varies()[1], 1 - residual / total)
 
 
 METRICS: Mapping[str, type[Metric]] = {
-    "accuracy": Accuracy,
+    "accuracy": classification.Accuracy,
+    "balanced_accuracy": classification.BalancedAccuracy,
     "correlation": Correlation,
     "explained_variance": ExplainedVariance,
+    "macro_f1": classification.MacroF1,
     "mae": MeanAbsoluteError,
     "mse": MeanSquaredError,
     "poisson_loss": PoissonLoss,
+    "top5_accuracy": classification.Top5Accuracy,
 }
 
 
@@ -232,6 +248,32 @@ class MetricSet:
             for name in self._classes
         }
 
+    def state(self) -> list[dict[str, Any]]:
+        """What was taken in, by output and name of the metric, for `joined`."""
+        return [{name: metric.state() for name, metric in metrics.items()} for metrics in self._by_output]
+
+    @classmethod
+    def joined(cls, names: Iterable[str], states: Iterable[list[dict[str, Any]]]) -> MetricSet:
+        """All batches of several sets of these metrics, as their `state` gave them."""
+        whole = cls(names)
+        for state in states:
+            for place, metrics in enumerate(state):
+                if place == len(whole._by_output):
+                    whole._by_output.append({name: metric() for name, metric in whole._classes.items()})
+                for name, part in metrics.items():
+                    whole._by_output[place][name].merge(part)
+        return whole
+
+    def by_unit(self) -> dict[str, Any]:
+        """Of the metrics that are means over units, the value of each unit: (units,) float64 arrays, a list of them
+        with several outputs. Units that such a mean leaves out are NaN."""
+        names = [name for name, metric in self._classes.items() if hasattr(metric, "by_unit")]
+        values = {
+            name: [metrics[name].by_unit().cpu().numpy() for metrics in self._by_output]  # type: ignore[attr-defined]
+            for name in names
+        }
+        return {name: arrays[0] if len(arrays) == 1 else arrays for name, arrays in values.items()}
+
 
 def _by_unit(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both as (N, units) in float64."""
@@ -244,5 +286,11 @@ def _by_unit(output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return output.reshape(examples, -1).double(), target.reshape(examples, -1).double()
 
 
-def _mean_where(chosen: Tensor, values: Tensor) -> float:
-    return values[chosen].mean().item() if chosen.any() else math.nan
+def _where(chosen: Tensor, values: Tensor) -> Tensor:
+    return values.where(chosen, torch.full_like(values, math.nan))
+
+
+def _mean(values: Tensor) -> float:
+    """Over those that are not left out; NaN where all are."""
+    chosen = values[~values.isnan()]
+    return chosen.mean().item() if chosen.numel() else math.nan

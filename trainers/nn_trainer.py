@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models_impl.contract import output_and_regularization
 from trainers import batch as batches
-from trainers import learned_state, numerics, randomness
 from trainers import metrics as metric_registry
-from trainers import optimizer as optimizers
+from trainers import numerics, process_group, randomness
 from trainers.best_weights import BestWeights
-from trainers.checkpoint import Header, pack, unpack
 from trainers.checkpoint_policy import CheckpointPolicy
 from trainers.contract import Checkpoints, Progress, Reporter, Stop, Stopped, TrainerError
 from trainers.epoch_losses import EpochLosses
+from trainers.group_watch import GroupWatch
 from trainers.histories import LOSS, Histories
-from trainers.learning_rate import LearningRate
+from trainers.learner import Learner
+from trainers.loader_position import rest_of_epoch, tell_epoch
 from trainers.parameter_history import ParameterHistory
-from trainers.precision import Precision
-from trainers.trainer_options import TrainerOptions
-from trainers.update import Update
+from trainers.scoring import Scoring, TierScore, require_batches
+from trainers.share import sharing
+from trainers.trainer_options import TrainerOptions, takes_options
+from trainers.training_state import TrainingState
 from trainers.watch import Watch
 
 
 class NNTrainer:
-    """Trains for `max_epoch` epochs, keeps the weights of the epoch that did best on the validation tier, and scores
-    them on the test tier.
+    """Trains for `max_epoch` epochs, keeps the weights that did best on the validation tier, and scores them on the
+    test tier.
 
     A loader yields pairs (inputs, targets): tensors, or lists, tuples or dicts of them, examples along the first
     dimension. The model is called with the inputs as they come and returns (output, regularization_loss) or one output.
@@ -53,6 +52,11 @@ class NNTrainer:
     epoch that lie behind are left out by ``train_dataloader.resume(epoch, batches)`` where it has that, else read and
     dropped.
 
+    Several devices: with the option `devices` every process that `torchrun` or the pipeline has started is given the
+    same arguments and trains on its share of every batch, which the loaders' ``split_between(rank, ranks)`` gives it.
+    Losses, metrics and decisions are those of whole batches and tiers, the same in all of them; only the first one
+    writes, reports, and asks `stop`.
+
     Args:
         train_dataloader, validation_dataloader, test_dataloader: iterables of batches; untouched until needed.
         device: a torch device or its name.
@@ -67,30 +71,14 @@ class NNTrainer:
         checkpoints: keeps the state; see the parameters of `trainers.checkpoint_policy`.
         stop: is asked after every batch whether to end early.
         progress: is called after every batch.
-        metrics: names from `trainers.metrics.METRICS`, computed on the validation tier each epoch and on the test tier.
-        selection: what chooses the best epoch and is the test score: "loss" or one of `metrics`.
-        parameter_history: record mean and variance of every parameter after each epoch.
-        precision: "fp32", "bf16" or "fp16": the automatic mixed precision of torch; weights stay float32.
-        gradient_accumulation: batches for each step of the optimizer.
-        gradient_clip_norm, gradient_clip_value: limits of the norm of all gradients together, and of each number.
-        scheduler_class_name, scheduler_class_params: a learning-rate scheduler of `torch.optim.lr_scheduler`.
-        scheduler_steps: whether it goes on after every "epoch" or after every step, "batch". `ReduceLROnPlateau` is
-            given the validation's value of `selection`.
-        warmup_steps: the first so many steps are taken with a rate that grows linearly to the schedule's.
-        early_stopping_patience: end when so many epochs brought nothing better; 0 for never.
-        training_strip_length: epochs in a strip, for the next two.
-        successive_validation_score_decline_tolerance: end when the validation score, looked at at the end of each
-            strip, has declined so many times in a row; 0 for never.
-        early_stopping_quotient: end when generalization loss by training progress is more; see `EarlyStopping`.
-        checkpoint_epochs: save after every so many epochs; 0 for never; None for as often as costs next to nothing.
-        checkpoint_minutes: save, within an epoch too, when the last state is so old; 0 for never.
-        checkpoints_kept: how many of the newest states stay until the training is over, at least 1.
-        checkpoints_kept_best: how many of those with the best epochs stay, then too.
-        checkpoints_kept_every: the state at the end of every so many epochs is saved and stays, then too; 0 for none.
+        scheduler_class: the class that `scheduler_class_name` of another module than torch's stands for.
+        options: every field of `TrainerOptions`.
 
     Attributes:
-        training_epoch_loss_history, validation_epoch_loss_history, regularization_loss_history: one float per epoch.
+        training_epoch_loss_history, validation_epoch_loss_history, regularization_loss_history: one float per epoch;
+            see `Histories` for epochs that have no validation, or several.
         validation_metric_history: a list like these for each metric.
+        validation_points: the loss and each metric by validation; `validated_steps` holds after how many batches.
         model_class_params_history_dict: ``{parameter: {"mean": [...], "variance": [...]}}``, one entry per epoch.
         epochs_done: how many epochs lie behind.
         best_epoch: the epoch, counted from 0, whose weights are kept; None before the first.
@@ -106,14 +94,14 @@ class NNTrainer:
 
     validate_params: ClassVar[type] = TrainerOptions
     """Called with the trainer's own parameters, checks them without building anything; raises `TrainerError`."""
+    trains_on_devices: ClassVar[bool] = True
+    """Whether the parameter `devices` says how many processes train together."""
     run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
-    epochs_done: int
     test_score: float | None
     test_metrics: dict[str, float]
-    _random_states: dict[str, Any] | None  # at the end of the epoch's last batch, while a tier is scored
-    _resumed: dict[str, Any] | None  # of the checkpoint, until the training has gone on from there
-    _watch: Watch | None  # while training
+    _watch: Watch | GroupWatch | None  # while training
 
+    @takes_options
     def __init__(
         self,
         *,
@@ -135,49 +123,55 @@ class NNTrainer:
         checkpoints: Checkpoints | None = None,
         stop: Stop | None = None,
         progress: Progress | None = None,
-        metrics: Sequence[str] = (),
-        selection: str = LOSS,
-        parameter_history: bool = True,
-        precision: str = "fp32",
-        gradient_accumulation: int = 1,
-        gradient_clip_norm: float | None = None,
-        gradient_clip_value: float | None = None,
-        scheduler_class_name: str | None = None,
-        scheduler_class_params: Mapping[str, Any] = MappingProxyType({}),
-        scheduler_steps: Literal["epoch", "batch"] = "epoch",
-        warmup_steps: int = 0,
-        early_stopping_patience: int = 0,
-        training_strip_length: int = 5,
-        successive_validation_score_decline_tolerance: int = 0,
-        early_stopping_quotient: float | None = None,
-        checkpoint_epochs: int | None = None,
-        checkpoint_minutes: float = 10.0,
-        checkpoints_kept: int = 2,
-        checkpoints_kept_best: int = 0,
-        checkpoints_kept_every: int = 0,
+        scheduler_class: type | None = None,
+        **options: Any,
     ) -> None:
-        self._options = TrainerOptions.of(locals())
+        self._options = TrainerOptions(**options)
         _require_integer(max_epoch, "max_epoch", at_least=1)
         _require_integer(seed, "seed", at_least=0)
+        self._options.check_reached(max_epoch)
         self.train_dataloader = train_dataloader
         self.validation_dataloader = validation_dataloader
         self.test_dataloader = test_dataloader
+        self._group = process_group.join(self._options.devices, device)
         self.device = _device(device)
         self.model_save_path = str(model_save_path)
         self.max_epoch = max_epoch
         self.seed = seed
-        self.reporter = reporter
-        self.checkpoints = checkpoints
-        self.stop = stop
-        self.progress = progress
-        self.metrics = tuple(metrics)
-        self.selection = selection
+        leads = self._group.leads
+        self.reporter = reporter if leads else None
+        self.checkpoints = checkpoints if leads else None
+        self.stop = stop if leads else None
+        self.progress = progress if leads else None
+        self.metrics = tuple(self._options.metrics)
+        self.selection = self._options.selection
 
-        self._build(model_class, model_class_params, criterion_class, criterion_class_params)
-        self._build_update(optimizer_class, optimizer_class_params)
-        self._begin(parameter_history)
+        self._learner = Learner(
+            self._options,
+            self.device,
+            seed,
+            self._group,
+            model_class=model_class,
+            model_class_params=model_class_params,
+            optimizer_class=optimizer_class,
+            optimizer_class_params=optimizer_class_params,
+            criterion_class=criterion_class,
+            criterion_class_params=criterion_class_params,
+            scheduler_class=scheduler_class,
+        )
+        self._share = sharing(self._group)
+        self._split_loaders()
+        self._begin()
         if not self._resume() and initial_weights is not None:
-            BestWeights(initial_weights).load_into(self.model, self.device)
+            self._learner.start_from(initial_weights)
+
+    @property
+    def epochs_done(self) -> int:
+        return self._state.epochs_done
+
+    @property
+    def best_epoch(self) -> int | None:
+        return self._state.best_epoch
 
     def train(self) -> None:
         """Train the epochs not yet done, then load the best weights, write them to `model_save_path` and score them.
@@ -186,276 +180,288 @@ class NNTrainer:
             TrainerError: a loss is infinite or not a number, or a loader yields nothing.
             Stopped: a stop was asked for; the state is saved if there are `checkpoints`.
         """
+        if self._group.size != self._options.devices:
+            raise TrainerError(
+                f"devices is {self._options.devices}, but this process was not started as one of so many; start them "
+                f"with torchrun --nproc-per-node {self._options.devices}, or train through the pipeline."
+            )
         if self.reporter is not None:
             self.reporter.started(self.epochs_done, self.max_epoch)
         self._watch = self._new_watch()
         try:
-            self._train()
+            with self._numerics():
+                self._train()
+                self._finish()
         except Stopped:
-            self._resumed = self._random_states or randomness.capture(self.device)
+            self._state.interrupt()
             raise
         except BaseException:
-            self._losses = EpochLosses()  # the epoch would be trained anew
+            self._state.losses = EpochLosses()  # the epoch would be trained anew
             raise
         finally:
             self._watch = None
 
-    def _train(self) -> None:
-        if self._resumed is not None:
-            randomness.restore(self._resumed, self.device)
-            _tell_epoch(self.validation_dataloader, self.epochs_done, resumed=True)
-        for epoch in range(self.epochs_done, self.max_epoch):
-            if self._ends_early():
-                break
-            values = self._finish_epoch(*self._epoch(epoch))
-            if self.reporter is not None:
-                self.reporter.epoch_finished(epoch, values)
-            if self._watch is not None:
-                self._watch.after_epoch(self.epochs_done, self._histories.score)
-        self._scoring_begins()
-        _tell_epoch(self.test_dataloader, 0)
-        self.load_best_performing_model()
-        self._best.save(self.model)
-        self.test_metrics = self._score(self.test_dataloader, "test")
-        self.test_score = self.test_metrics[self.selection]
-
-    def _ends_early(self) -> bool:
-        """Whether the training stops before its limit of epochs; says why."""
-        if self.best_epoch is None:
-            return False
-        reason = self._options.reason(
-            best_epoch=self.best_epoch,
-            scores=self._histories.scores,
-            direction=self.metric_directions[self.selection],
-            training_losses=self.training_epoch_loss_history,
-            validation_losses=self.validation_epoch_loss_history,
-        )
-        if reason is None:
-            return False
-        self.choices["early_stop"] = f"after epoch {self.epochs_done}: {reason}"
-        return True
-
     def validate(self) -> dict[str, float]:
-        """The loss and every metric of the model as it is on the validation tier."""
-        return self._score(self.validation_dataloader, "validation")
+        """The loss and every metric of the model as it is on the validation tier; while a training averages weights, of
+        the average."""
+        return self._score(self.validation_dataloader, "validation").values()
 
     def evaluate(self, return_outputs_targets_and_loss: bool = False) -> float | dict[str, Any]:
         """Run the model as it is over the test tier.
 
         Returns:
             The loss; or a dict of `outputs` and `targets`, NumPy arrays of all examples in the loader's order (in the
-            batches' structure where there are several), and `loss`.
+            batches' structure where there are several), `loss`, and `by_unit`: for metrics that are means over units,
+            such as the correlation, the value of each unit (see `MetricSet.by_unit`).
         """
         if not return_outputs_targets_and_loss:
-            return self._score(self.test_dataloader, "test")[LOSS]
+            return self._score(self.test_dataloader, "test").values()[LOSS]
+        if self._group.size > 1:
+            raise TrainerError("Outputs and targets are given in a process that scores alone; each rank has its share.")
         kept: list[tuple[Any, Any]] = []
-        values = self._score(self.test_dataloader, "test", kept)
-        outputs, targets = zip(*kept, strict=True)
-        return {"outputs": batches.concatenate(outputs), "targets": batches.concatenate(targets), LOSS: values[LOSS]}
+        score = self._score(self.test_dataloader, "test", kept)
+        outputs, targets = (batches.concatenate(part) for part in zip(*kept, strict=True))
+        return {"outputs": outputs, "targets": targets, LOSS: score.values()[LOSS], "by_unit": score.by_unit()}
 
     def load_best_performing_model(self) -> None:
-        """Put the weights of the best epoch into the model: those kept in memory, else those of `model_save_path`.
+        """Put the best weights into the model: those kept in memory, else those of `model_save_path`.
 
         Raises:
             TrainerError: there are none, or they belong to another model.
         """
         self._best.load_into(self.model, self.device)
 
-    def _build(
-        self,
-        model_class: type[nn.Module],
-        model_class_params: Mapping[str, Any],
-        criterion_class: Any,
-        criterion_class_params: Mapping[str, Any],
-    ) -> None:
-        randomness.seed(self.seed)
-        self.model = model_class(**model_class_params).to(self.device)
-        self.criterion = criterion_class(**criterion_class_params)
-        if isinstance(self.criterion, nn.Module):
-            self.criterion.to(self.device)
-        self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
-
-    def _build_update(
-        self, optimizer_class: type[torch.optim.Optimizer], optimizer_class_params: Mapping[str, Any]
-    ) -> None:
-        self.choices: dict[str, str] = {}
-        self.optimizer, implementation = optimizers.build(optimizer_class, self.model, optimizer_class_params)
-        if implementation is not None:
-            self.choices["optimizer_implementation"] = implementation
-        precision = Precision(self._options.precision, self.device)
-        self._losses_of = precision.computing(self._compute_losses)
-        self._learning_rate = LearningRate(self._options, self.optimizer)
-        self._update = Update(
-            self.optimizer, list(self.model.parameters()), self._options, precision.scaler, self._learning_rate
-        )
-
-    def _begin(self, parameter_history: bool) -> None:
+    def _begin(self) -> None:
         """No epoch is done and nothing is recorded."""
+        learner = self._learner
+        self.model, self.criterion, self.optimizer = learner.model, learner.criterion, learner.optimizer
+        self.choices = learner.choices
+        self.parameter_count = sum(parameter.numel() for parameter in self.model.parameters())
+        self._scoring = Scoring(learner.objective, self.metrics, self.device, self._group)
         self.metric_directions: dict[str, Literal["max", "min"]] = {
             LOSS: "min",
             **{name: metric_registry.find(name).direction for name in self.metrics},
         }
-        parameters = ParameterHistory(self.model) if parameter_history else None
-        direction = self.metric_directions[self.selection]
-        self._histories = Histories(self.metrics, self.selection, direction, parameters)
+        parameters = ParameterHistory(self.model) if self._options.parameter_history else None
+        self._histories = Histories(self.metric_directions, self.selection, parameters)
         self.training_epoch_loss_history = self._histories.training
         self.validation_epoch_loss_history = self._histories.validation
         self.regularization_loss_history = self._histories.regularization
         self.validation_metric_history = self._histories.metrics
+        self.validation_points = self._histories.points
+        self.validated_steps = self._histories.steps
         self.model_class_params_history_dict = parameters.values if parameters else {}
         self._best = BestWeights(self.model_save_path)
-        self._losses = EpochLosses()  # of the epoch that is being trained
-        self._random_states = self._resumed = self._watch = None
-        self.epochs_done = 0
-        self.best_epoch: int | None = None
+        self._state = TrainingState(
+            model=self.model,
+            optimizer=self.optimizer,
+            criterion=self.criterion,
+            update=learner.update,
+            averaging=learner.averaging,
+            best=self._best,
+            histories=self._histories,
+            choices=self.choices,
+            device=self.device,
+            group=self._group,
+        )
+        self._watch = None
         self.test_score = None
         self.test_metrics = {}
 
-    def _new_watch(self) -> Watch | None:
-        if self.checkpoints is None and self.stop is None and self.progress is None:
-            return None
-        retention = self._options.retention(self.metric_directions[self.selection])
-        schedule = self._options.checkpoint_schedule()
-        return Watch(self.checkpoints, self.stop, self.progress, schedule, retention, self._checkpoint)
-
-    @torch.inference_mode(False)
-    @torch.no_grad()
-    def _checkpoint(self) -> bytes:
-        """The whole state between two batches."""
-        state = {
-            **learned_state.state(self.model, self.optimizer, self.criterion),
-            "update": self._update.state(),
-            "losses": self._losses.state(),
-            "best": [self.best_epoch, self._best.state()],
-            "histories": self._histories.state(),
-            "choices": self.choices,
-            "random": self._random_states or randomness.capture(self.device),
-        }
-        identity = learned_state.identity(self.model, self.optimizer)
-        return pack(Header(self.epochs_done, len(self._losses), numerics.record(), identity), state)
+    def _split_loaders(self) -> None:
+        """Let every loader give this rank's share of its batches."""
+        if self._group.size == 1:
+            return
+        for loader in (self.train_dataloader, self.validation_dataloader, self.test_dataloader):
+            if not hasattr(loader, "split_between"):
+                raise TrainerError(
+                    f"A {type(loader).__name__} cannot be split between {self._group.size} devices; make loaders with "
+                    "datasets_impl.loaders.build_loader, or give yours a method split_between(rank, ranks)."
+                )
+            loader.split_between(self._group.rank, self._group.size)
 
     def _resume(self) -> bool:
         """Take up the state that `checkpoints` has, if it has one."""
-        content = None if self.checkpoints is None else self.checkpoints.load()
-        if content is None:
+        content = self._group.hand_out(None if self.checkpoints is None else self.checkpoints.load())
+        if content is not None:
+            self._state.restore(content)
+        return content is not None
+
+    def _numerics(self) -> Any:
+        """The numerics of the options, for a while."""
+        options = self._options
+        if options.tf32 is None and not options.deterministic:
+            return nullcontext()
+        tf32 = options.tf32 if self.device.type == "cuda" else None
+        return numerics.during(tf32=tf32, deterministic=options.deterministic)
+
+    def _new_watch(self) -> Watch | GroupWatch | None:
+        together = self._group.size > 1
+        if not together and self.checkpoints is None and self.stop is None and self.progress is None:
+            return None
+        retention = self._options.retention(self.metric_directions[self.selection])
+        schedule = self._options.checkpoint_schedule()
+        settings = numerics.record()  # without those of the options, which a resumed training has again
+        watched = (self.checkpoints, self.stop, self.progress, schedule, retention, lambda: self._state.pack(settings))
+        return GroupWatch(self._group, *watched) if together else Watch(*watched)
+
+    def _train(self) -> None:
+        """Train the epochs that do not lie behind."""
+        state = self._state
+        if state.resumed is not None:
+            randomness.restore(state.resumed, self.device)
+            tell_epoch(self.validation_dataloader, len(self._histories.steps), resumed=True)
+        for epoch in range(self.epochs_done, self.max_epoch):
+            if not len(state.losses) and self._ends_early():  # an epoch that was begun is ended
+                break
+            validations = len(self._histories.steps)
+            values = self._finish_epoch(*self._epoch(epoch))
+            if self.reporter is not None:
+                self.reporter.epoch_finished(epoch, values)
+            if self._watch is not None:
+                was_validated = len(self._histories.steps) > validations
+                self._watch.after_epoch(self.epochs_done, self._histories.score if was_validated else None)
+
+    def _ends_early(self) -> bool:
+        """Whether the training stops before its limit of epochs; says why."""
+        histories, metric = self._histories, self._options.stopping_metric
+        best = histories.best(metric)
+        if best is None:
             return False
-        header, state = unpack(content)
-        learned_state.check_identity(header.identity, learned_state.identity(self.model, self.optimizer))
-        learned_state.restore(state, self.model, self.optimizer, self.criterion)
-        self._update.restore(state["update"])
-        self.best_epoch, weights = state["best"]
-        self._best.restore({name: tensor.to(self.device) for name, tensor in weights.items()})
-        self._histories.restore(state["histories"])
-        self.choices.update(state["choices"])
-        self.epochs_done = header.epoch
-        self._losses = EpochLosses.from_state(state["losses"])
-        self._resumed = state["random"]
+        by_epoch = len(histories.steps) == self.epochs_done
+        reason = self._options.reason(
+            best=best,
+            scores=histories.points[metric],
+            direction=self.metric_directions[metric],
+            training_losses=histories.training_by_point,
+            validation_losses=histories.points[LOSS],
+            unit="epoch" if by_epoch else "validation",
+        )
+        if reason is None:
+            return False
+        self.choices["early_stop"] = f"after epoch {self.epochs_done}: {reason}"
         return True
 
     def _epoch(self, epoch: int) -> tuple[float, float]:
         """Train through the rest of the training tier; returns the epoch's mean criterion and regularization loss."""
-        self.model.train()
-        losses, watch = self._losses, self._watch
-        for batch in self._rest_of_epoch(epoch):
-            inputs, targets = batches.split(batch)
-            losses.add(*self._step(inputs, targets), batches.size(targets))
-            if watch is not None:
-                watch.after_batch(epoch, len(losses))
-        _require_batches(losses, "training")
-        self._update.end_epoch()
+        learner, state = self._learner, self._state
+        step, losses, after_batch, share = learner.step, state.losses, self._after_batch(), self._share
+        learner.training_mode()
+        randomness.seed(randomness.epoch_seed(self.seed, epoch, self._group.rank))
+        rest = rest_of_epoch(self.train_dataloader, epoch, len(losses), state.resumed, self.device)
+        state.resumed = state.random_states = None
+        self._validate_if_due()  # where a validation within the epoch was interrupted
+        for batch in rest:
+            inputs, targets, size, weight = share(batch)
+            losses.add(*step(inputs, targets, weight), size)
+            if after_batch is not None:
+                after_batch(epoch, len(losses))
+        require_batches(losses, "training")
+        learner.update.end_epoch()
+        if self._group.size > 1:
+            losses = self._of_whole_batches(losses)
         means = losses.means()
         if not all(map(math.isfinite, means)):
             raise TrainerError(
                 f"The training loss became infinite or not a number in epoch {epoch + 1} of {self.max_epoch}, step "
                 f"{losses.first_non_finite() + 1} of {len(losses)}; check the data and the learning rate."
             )
+        learner.averaging.after_epoch(epoch + 1)
         self._scoring_begins()
         return means
 
-    def _scoring_begins(self) -> None:
-        """Scoring is begun anew after an interruption, with the random states of now."""
-        if self._watch is not None:
-            self._random_states = randomness.capture(self.device)
-
-    def _rest_of_epoch(self, epoch: int) -> Iterator[Any]:
-        """The batches of the training tier that do not lie behind."""
-        randomness.seed(randomness.epoch_seed(self.seed, epoch))
-        resumed, self._resumed = self._resumed, None
-        left_out = len(self._losses)
-        skipped = _tell_epoch(self.train_dataloader, epoch, left_out, resumed=resumed is not None)
-        rest = iter(self.train_dataloader)
-        if resumed is not None and left_out:
-            if not skipped:
-                for _ in itertools.islice(rest, left_out):
-                    pass
-            randomness.restore(resumed, self.device)
-        return rest
-
-    def _step(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float]:
-        """Learn from one batch; returns its criterion and regularization loss, detached."""
-        loss, regularization, _ = self._losses_of(
-            batches.to_device(inputs, self.device), batches.to_device(targets, self.device)
-        )
-        if isinstance(regularization, Tensor):
-            self._update(loss + regularization)
-            regularization = regularization.detach()
-        else:
-            self._update(loss)
-        return loss.detach(), regularization
-
-    def _compute_losses(self, inputs: Any, targets: Any) -> tuple[Tensor, Tensor | float, Any]:
-        """Criterion loss, regularization loss and output of a batch."""
-        output, regularization = output_and_regularization(self.model(inputs))
-        return self._loss(output, targets), regularization, output
-
-    def _loss(self, outputs: Any, targets: Any) -> Tensor:
-        """The criterion on one output, or its sum over several."""
-        if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
-            loss = self.criterion(outputs, targets)
-        else:
-            losses = [self.criterion(output, target) for output, target in batches.pairs(outputs, targets)]
-            loss = torch.stack(losses).sum(dim=0)
-        if loss.dim():
+    def _of_whole_batches(self, losses: EpochLosses) -> EpochLosses:
+        """The losses of an epoch of all ranks together."""
+        order = getattr(self.train_dataloader, "order_checksum", None)
+        found = self._group.gather({"losses": losses.state(), "order": order})
+        if any(of_rank["order"] != order for of_rank in found):
             raise TrainerError(
-                f"{type(self.criterion).__name__} returned a loss of shape {tuple(loss.shape)}; it must be a scalar, "
-                'which torch\'s criteria return with reduction="mean".'
+                "The devices have read the training tier in different orders; let its sampler draw from the global "
+                "generators of torch, NumPy or Python, or from its seed and epoch alone."
             )
-        return loss
+        return EpochLosses.joined([of_rank["losses"] for of_rank in found])
+
+    def _after_batch(self) -> Callable[[int, int], None] | None:
+        """What is to be called after each batch of training with the epoch and the batches of it that lie behind."""
+        watch = self._watch
+        if not self._options.validation_steps:
+            return None if watch is None else watch.after_batch
+
+        def watched_and_validated(epoch: int, step: int) -> None:
+            if watch is not None:
+                watch.after_batch(epoch, step)
+            self._validate_if_due()
+
+        return watched_and_validated
 
     def _finish_epoch(self, training_loss: float, regularization_loss: float) -> dict[str, float]:
-        """Validate, record the epoch and keep its weights if they are the best; returns the epoch's values by name."""
-        validation = self.validate()
-        self._histories.record(training_loss, regularization_loss, validation)
-        if self._histories.is_best(self.best_epoch):
-            self.best_epoch = self.epochs_done
-            self._best.keep(self.model)
-        self._learning_rate.after_epoch(self._histories.score)
-        self.epochs_done += 1
-        self._losses = EpochLosses()
-        self._random_states = None
+        """Validate if that is due and record the epoch; returns the epoch's values by name."""
+        state, histories = self._state, self._histories
+        due = self._options.due_after_epoch(state.epochs_done + 1, self.max_epoch)
+        if due and state.steps > histories.last_step:
+            self._validated()
+        validation = histories.record_epoch(training_loss, regularization_loss)
+        self._learner.learning_rate.after_epoch()
+        state.end_epoch()
         return {
             "training_loss": training_loss,
             "regularization_loss": regularization_loss,
             **{f"validation_{name}": value for name, value in validation.items()},
         }
 
-    @torch.inference_mode()
-    def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> dict[str, float]:
-        """Loss and metrics over a tier; outputs and targets go into `kept` where it is given."""
-        self.model.eval()
-        losses = EpochLosses()
-        metrics = metric_registry.MetricSet(self.metrics)
-        for batch in loader:
-            inputs, targets = (batches.to_device(part, self.device) for part in batches.split(batch))
-            loss, regularization, output = self._losses_of(inputs, targets)
-            losses.add(loss, regularization, batches.size(targets))
-            metrics.update(output, targets)
-            if kept is not None:
-                kept.append((batches.to_cpu(output), batches.to_cpu(targets)))
-            if self._watch is not None:
-                self._watch.after_batch(self.epochs_done, len(self._losses))
-        _require_batches(losses, tier)
-        return {LOSS: losses.means()[0], **metrics.compute()}
+    def _validate_if_due(self) -> None:
+        """Validate within an epoch, if that is due after so many batches and not yet done."""
+        state = self._state
+        if self._options.due_after_step(state.steps) and state.steps > self._histories.last_step:
+            self._scoring_begins()
+            self._validated()
+            state.random_states = None
+            self._learner.training_mode()
+
+    def _validated(self) -> None:
+        """Validate, record that, and keep the weights if they are the best."""
+        result = self._learner.averaging.result
+        with self._learner.objective.calling(result):
+            values = self.validate()
+        if self._histories.record_validation(self._state.steps, values):
+            self._state.best_epoch = self.epochs_done
+            self._best.keep(result)
+        self._learner.learning_rate.after_validation(self._histories.score)
+
+    def _scoring_begins(self) -> None:
+        """Scoring is begun anew after an interruption, with the random states of now."""
+        if self._watch is not None:
+            self._state.random_states = randomness.capture(self.device)
+
+    def _finish(self) -> None:
+        """Write the best weights and score them."""
+        self._scoring_begins()
+        self.load_best_performing_model()
+        if self._learner.averaging.mixes_statistics(self.best_epoch):
+            self._recompute_statistics()
+        tell_epoch(self.test_dataloader, 0)
+        if self._group.leads:
+            self._best.save(self.model)
+        self.test_metrics = self._score(self.test_dataloader, "test").values()
+        self.test_score = self.test_metrics[self.selection]
+
+    def _recompute_statistics(self) -> None:
+        """Give the batch normalisation of averaged weights statistics of its own, from the training tier."""
+        tell_epoch(self.train_dataloader, self.epochs_done, resumed=self._state.resumed is not None)
+        self._learner.recompute_statistics(self.train_dataloader, self._scored_batch)
+        self._learner.averaging.settle()
+        self._best.keep(self.model)
+
+    def _scored_batch(self) -> None:
+        """A batch was read for another purpose than to learn from it."""
+        if self._watch is not None:
+            self._watch.after_batch(self.epochs_done, len(self._state.losses))
+
+    def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> TierScore:
+        """Loss and metrics of the called model on a tier; outputs and targets go into `kept` where it is given."""
+        after_batch = None if self._watch is None else self._scored_batch
+        with self._numerics():
+            return self._scoring.score(loader, tier, after_batch, kept)
 
 
 def _device(name: torch.device | str) -> torch.device:
@@ -470,20 +476,3 @@ def _device(name: torch.device | str) -> torch.device:
 def _require_integer(value: Any, name: str, *, at_least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
         raise TrainerError(f"{name} is {value!r}; it must be an integer of at least {at_least}.")
-
-
-def _require_batches(losses: EpochLosses, tier: str) -> None:
-    if not len(losses):
-        raise TrainerError(
-            f"The {tier} loader yielded no batch: it is empty, or smaller than one batch where short ones are dropped."
-        )
-
-
-def _tell_epoch(loader: Any, epoch: int, left_out: int = 0, *, resumed: bool = False) -> bool:
-    """Choose a loader's epoch, where it can be chosen; returns whether it leaves out its first `left_out` batches."""
-    if resumed and hasattr(loader, "resume"):
-        loader.resume(epoch, left_out)
-        return True
-    if hasattr(loader, "set_epoch"):
-        loader.set_epoch(epoch)
-    return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,6 +56,35 @@ def pin(recorded: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     torch.backends.mkldnn.enabled = recorded["mkldnn"]
     here = record()
     return {name: (value, here.get(name)) for name, value in recorded.items() if here.get(name) != value}
+
+
+@contextmanager
+def during(*, tf32: bool | None = None, deterministic: bool = False) -> Iterator[None]:
+    """Change settings for a while and put them back as they were.
+
+    Args:
+        tf32: whether float32 matrix products and convolutions on NVIDIA GPUs round their factors to 10 bits of
+            mantissa; None leaves both as they are.
+        deterministic: as in `settle`; False leaves that as it is.
+    """
+    # The older of torch's two interfaces, like `record`: torch refuses to read by one what was set by the other.
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    varying = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    slow = torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    try:
+        if tf32 is not None:
+            torch.set_float32_matmul_precision("high" if tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = tf32
+        if deterministic:
+            _set_deterministic(True)
+        yield
+    finally:
+        if tf32 is not None:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+        if deterministic:
+            torch.use_deterministic_algorithms(varying[0], warn_only=varying[1])
+            torch.backends.cudnn.deterministic, torch.utils.deterministic.fill_uninitialized_memory = slow  # type: ignore[attr-defined]
 
 
 def _set_deterministic(deterministic: bool) -> None:

@@ -19,9 +19,11 @@ def seed(value: int) -> None:
         torch.default_generator.manual_seed(value)  # the other takes 0.2 ms to find no accelerator
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """63 bits that differ for every (seed, epoch): neighbouring seeds must not share epochs, as a sum of both would."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{epoch}".encode()).digest()[:8], "big") >> 1
+def epoch_seed(seed: int, epoch: int, rank: int = 0) -> int:
+    """63 bits that differ for every (seed, epoch, rank): neighbouring seeds must not share epochs, as a sum of both
+    would. The first rank has those of a process that trains alone."""
+    text = f"{seed}:{epoch}:{rank}" if rank else f"{seed}:{epoch}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def capture(device: torch.device) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ class Update:
         policy: accumulation and limits.
         scaler: of the precision, or None.
         learning_rate: is told of every step.
+        after_step: is called after every step that changed the weights.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Update:
         policy: GradientPolicy,
         scaler: torch.amp.GradScaler | None,
         learning_rate: LearningRate,
+        after_step: Callable[[], None] | None = None,
     ) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
@@ -68,7 +70,10 @@ class Update:
         self._scaler = scaler
         self._learning_rate = learning_rate
         self._pending = 0  # batches whose gradients wait for a step
-        self._plain = policy.leaves_gradients and scaler is None and not learning_rate.changes_after_steps
+        self._after_step = after_step
+        self._plain = (
+            policy.leaves_gradients and scaler is None and after_step is None and not learning_rate.changes_after_steps
+        )
 
     def __call__(self, loss: Tensor) -> None:
         """Learn from the loss of one batch, a scalar."""
@@ -129,10 +134,15 @@ class Update:
 
     def _optimizer_step(self) -> bool:
         """Returns whether the weights have changed: gradients that overflowed in fp16 are left out."""
+        taken = True
         if self._scaler is None:
             self._optimizer.step()
-            return True
-        scale = self._scaler.get_scale() if self._learning_rate.changes_after_steps else 0.0  # waits for the device
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        return scale == 0.0 or self._scaler.get_scale() >= scale
+        else:
+            asked = self._after_step is not None or self._learning_rate.changes_after_steps
+            scale = self._scaler.get_scale() if asked else 0.0  # waits for the device
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            taken = not asked or self._scaler.get_scale() >= scale
+        if taken and self._after_step is not None:
+            self._after_step()
+        return taken

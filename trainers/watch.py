@@ -55,8 +55,8 @@ class Watch:
                 self._save(epoch, step, None)
         self._obey(epoch, step, None)
 
-    def after_epoch(self, epoch: int, score: float) -> None:
-        """`epoch` epochs lie behind, the last of this score.
+    def after_epoch(self, epoch: int, score: float | None) -> None:
+        """`epoch` epochs lie behind, the last of this score; None where it was not validated.
 
         Raises:
             Stopped: a stop was asked for; the state is saved.

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.held_worker import HeldWorker
 from tests.integration.small_tasks import insert, trained_alone
-from trainers.nn_trainer import NNTrainer
+from trainers.learner import Learner
 
 LEASE = 2.5  # s; short where a test waits for its end
 
@@ -55,11 +55,11 @@ def hold(tmp_path: Path) -> Iterator[Callable[..., HeldWorker]]:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for every batch that this process trains."""
     taken: list[int] = []
-    step = NNTrainer._step
+    step = Learner.step
 
-    def counted(self: Any, *batch: Any) -> Any:
+    def counted(self: Learner, *batch: Any) -> Any:
         taken.append(1)
         return step(self, *batch)
 
-    monkeypatch.setattr(NNTrainer, "_step", counted)
+    monkeypatch.setattr(Learner, "step", counted)
     return taken

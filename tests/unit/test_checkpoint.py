@@ -64,7 +64,7 @@ def test_another_format_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "FORMAT", 9)
     content = pack(HEADER, {})
     monkeypatch.undo()
-    with pytest.raises(DamagedCheckpoint, match="has format 9, this version reads 1"):
+    with pytest.raises(DamagedCheckpoint, match="has format 9, this version reads 2"):
         read_header(content)
 
 

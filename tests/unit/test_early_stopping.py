@@ -18,7 +18,7 @@ def ends_after(losses: list[float], training: list[float] | None = None, **param
     for done in range(1, len(losses) + 1):
         seen = losses[:done]
         reason = stopping.reason(
-            best_epoch=seen.index(min(seen)),
+            best=seen.index(min(seen)),
             scores=seen,
             direction="min",
             training_losses=(training or FALLING * 9)[:done],
@@ -59,7 +59,7 @@ def test_the_first_strip_declines_from_nothing() -> None:
 
 def test_a_score_of_which_more_is_better() -> None:
     stopping = EarlyStopping(training_strip_length=1, successive_validation_score_decline_tolerance=2)
-    given = {"best_epoch": 1, "direction": "max", "training_losses": [], "validation_losses": []}
+    given = {"best": 1, "direction": "max", "training_losses": [], "validation_losses": []}
     assert stopping.reason(scores=[0.5, 0.9, 0.8], **given) is None
     assert "declined in 2 successive strips of 1" in str(stopping.reason(scores=[0.5, 0.9, 0.8, 0.7], **given))
 

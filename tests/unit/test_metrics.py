@@ -5,10 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import explained_variance_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    explained_variance_score,
+    f1_score,
+    top_k_accuracy_score,
+)
 
 from trainers.contract import TrainerError
 from trainers.metrics import METRICS, MetricSet, find
+
+CLASSIFICATION = {"accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy"}
 
 
 def value(name: str, *batches: tuple[torch.Tensor, torch.Tensor]) -> float:
@@ -101,7 +109,59 @@ def test_a_constant_output_correlates_with_nothing():
     assert value("correlation", (output, target)) == pytest.approx((0 + 1) / 2)
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"accuracy"}))
+@pytest.mark.feature("S13")
+@pytest.mark.parametrize("absent", [(), (2,), (2, 5)], ids=["all classes", "one never there", "two never there"])
+@pytest.mark.parametrize("one_hot", [False, True], ids=["indices", "one-hot"])
+def test_classifications_are_those_of_scikit_learn(absent, one_hot):
+    generator = torch.Generator().manual_seed(len(absent))
+    output = torch.randn(50, 8, generator=generator)
+    output[:, 2] -= 9.0 * (2 in absent)  # is predicted as seldom
+    allowed = torch.tensor([place for place in range(8) if place not in absent])
+    target = allowed[torch.randint(len(allowed), (50,), generator=generator)]
+    predicted = output.argmax(dim=1)
+    expected = {
+        "accuracy": accuracy_score(target, predicted),
+        "balanced_accuracy": balanced_accuracy_score(target[target >= 0], predicted)
+        if set(predicted.tolist()) <= set(target.tolist())
+        else np.mean([(predicted[target == place] == place).double().mean() for place in allowed]),
+        "macro_f1": f1_score(target, predicted, average="macro", zero_division=0.0),
+        "top5_accuracy": top_k_accuracy_score(target, output, k=5, labels=range(8)),
+    }
+    given = torch.nn.functional.one_hot(target, 8) if one_hot else target
+    batches = in_uneven_batches(output, given)
+    assert {name: value(name, *batches) for name in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_counts_of_every_pixel():
+    output = torch.tensor([[[0.9, 0.1, 0.2], [0.1, 0.9, 0.8]]])  # (1 example, 2 classes, 3 pixels)
+    target = torch.tensor([[0, 0, 1]])
+    assert value("balanced_accuracy", (output, target)) == (1 / 2 + 1) / 2
+    assert value("macro_f1", (output, target)) == pytest.approx((2 / 3 + 2 / 3) / 2)
+
+
+def test_five_of_five_classes_say_nothing():
+    with pytest.raises(TrainerError, match="top5_accuracy needs outputs of shape .* with at least 6 classes"):
+        value("top5_accuracy", (torch.zeros(3, 5), torch.zeros(3, dtype=torch.long)))
+
+
+def test_values_of_single_units(responses):
+    output, target = responses
+    target = torch.cat([target, torch.ones(50, 1, dtype=torch.float64)], dim=1)
+    output = torch.cat([output, output[:, :1]], dim=1)
+    metrics = MetricSet(["mse", "correlation", "explained_variance"])
+    for batch in in_uneven_batches(output, target):
+        metrics.update(*batch)
+    by_unit = metrics.by_unit()
+    assert list(by_unit) == ["correlation", "explained_variance"]
+    expected = [np.corrcoef(output[:, unit], target[:, unit])[0, 1] for unit in range(3)]
+    assert by_unit["correlation"][:3] == pytest.approx(expected, rel=1e-9)
+    expected = explained_variance_score(target[:, :3], output[:, :3], multioutput="raw_values")
+    assert by_unit["explained_variance"][:3] == pytest.approx(expected, rel=1e-9)
+    assert all(np.isnan(values[3]) for values in by_unit.values())  # a target that never changes
+    assert metrics.compute()["correlation"] == by_unit["correlation"][:3].mean()
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - CLASSIFICATION))
 def test_shapes_that_differ_are_refused(name):
     with pytest.raises(TrainerError, match="same shape"):
         value(name, (torch.zeros(4, 3), torch.zeros(4, 2)))
@@ -113,19 +173,29 @@ def test_no_example_gives_no_number(name):
 
 
 def test_an_unknown_metric_lists_the_known_ones():
-    with pytest.raises(TrainerError, match="'precision'; choose from accuracy, correlation"):
+    with pytest.raises(TrainerError, match="'precision'; choose from accuracy, balanced_accuracy"):
         find("precision")
 
 
 def test_every_metric_has_a_direction():
     assert {name: metric.direction for name, metric in METRICS.items()} == {
         "accuracy": "max",
+        "balanced_accuracy": "max",
         "correlation": "max",
         "explained_variance": "max",
+        "macro_f1": "max",
         "mae": "min",
         "mse": "min",
         "poisson_loss": "min",
+        "top5_accuracy": "max",
     }
+
+
+@pytest.mark.feature("S21")
+def test_units_of_several_outputs_stay_apart():
+    metrics = MetricSet(["correlation"])
+    metrics.update([torch.eye(2), torch.eye(2)[:, :1]], [torch.eye(2), -torch.eye(2)[:, :1]])
+    assert [values.tolist() for values in metrics.by_unit()["correlation"]] == [pytest.approx([1, 1]), [-1]]
 
 
 @pytest.mark.feature("S21")

@@ -101,6 +101,13 @@ def test_every_optimizer_goes_on(tmp_path: Path, optimizer: str, dtype: str) -> 
     assert interrupted(tmp_path, [8, 12], **params)[0] == whole(tmp_path, **params)
 
 
+class Halving(torch.optim.lr_scheduler.LRScheduler):
+    """Halves the rate at every third step."""
+
+    def get_lr(self) -> list[float]:
+        return [rate * 0.5 ** (self.last_epoch // 3) for rate in self.base_lrs]
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "a schedule by steps": {
         "scheduler_class_name": "OneCycleLR",
@@ -117,6 +124,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clipping": {"gradient_clip_norm": 0.1, "gradient_clip_value": 0.05},
     "bf16": {"precision": "bf16"},
     "fp16": {"precision": "fp16"},
+    "an average of steps": {"ema_decay": 0.8},
+    "an average of epochs": {"swa_from_epoch": 2},
+    "a frozen part": {"frozen": ["convolution", "norm"]},
+    "validations of some epochs": {"validation_epochs": 3, "max_epoch": 5},
+    "validations within epochs": {"validation_steps": 4, "selection": "accuracy"},
+    "a schedule by validations within epochs": {
+        "validation_steps": 3,
+        "scheduler_class_name": "ReduceLROnPlateau",
+        "scheduler_class_params": {"patience": 0, "threshold": 0.5},
+    },
+    "a schedule of one's own": {"scheduler_class": Halving, "scheduler_steps": "batch"},
+    "patience by a metric": {
+        "early_stopping_patience": 1,
+        "early_stopping_metric": "accuracy",
+        "optimizer": "SGD",
+        "optimizer_params": {"lr": 3.0},
+        "max_epoch": 9,
+    },
+    "averages of every layout": {"ema_decay": 0.7, "precision": "fp16", "gradient_accumulation": 3},
     "all at once": {
         "precision": "fp16",
         "gradient_accumulation": 4,
@@ -128,6 +154,49 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "early_stopping_patience": 1,
     },
 }
+
+
+UNSEEN: dict[str, dict[str, Any]] = {
+    "deterministic": {"deterministic": True},
+    "channels last": {"channels_last": True},
+    "TF32": {"tf32": True},
+}
+"""What may give the same bits as a training without it."""
+
+
+@pytest.mark.parametrize("options", UNSEEN.values(), ids=UNSEEN)
+def test_options_of_the_computation_go_on(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert interrupted(tmp_path, [5, 1, 12, 9], **options)[0] == whole(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"validation_steps": 5, "ema_decay": 0.5},
+        {"swa_from_epoch": 2, "validation_epochs": 2, "sampler": "own generator"},
+    ],
+    ids=["validations within epochs", "statistics of an average"],
+)
+def test_a_stop_at_every_place_of_the_longer_way(tmp_path: Path, options: dict[str, Any]) -> None:
+    expected = whole(tmp_path, **options)
+    stopped = 0
+    while True:
+        kept = Kept()
+        with ExitStack() as resources:
+            trainer = build(tmp_path, resources, checkpoints=kept, stop=StopAfter(stopped), **options)
+            try:
+                trainer.train()
+            except Stopped:
+                stopped += 1
+            else:
+                break
+        with ExitStack() as resources:
+            random.seed(stopped)
+            np.random.seed(stopped)
+            trainer = build(tmp_path, resources, checkpoints=kept, **options)
+            trainer.train()
+        assert digest(trainer) == expected, f"stopped when asked for the {stopped}th time"
+    assert stopped > BATCHES
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -72,6 +72,26 @@ def test_a_step_that_overflows_in_fp16_is_left_out() -> None:
     assert weight.item() == 0.75
 
 
+def test_only_steps_that_change_weights_are_told() -> None:
+    weight = nn.Parameter(torch.ones(()))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    told: list[float] = []
+    update = Update(
+        optimizer,
+        [weight],
+        GradientPolicy(gradient_accumulation=2),
+        scaler,
+        LearningRate(Schedule(), optimizer),
+        lambda: told.append(weight.item()),
+    )
+    for factor in (1e35, 1.0, 0.25, 0.25, 0.5):  # the first two overflow when they are scaled
+        update(weight * factor)
+    assert told == [0.75]
+    update.end_epoch()
+    assert told == [0.75, 0.25]
+
+
 def test_a_step_that_was_left_out_is_none_of_the_schedule() -> None:
     weight = nn.Parameter(torch.ones(()))
     optimizer = torch.optim.SGD([weight], lr=1.0)

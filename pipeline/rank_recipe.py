@@ -1,0 +1,53 @@
+"""What a rank is told of the training that it takes part in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rows, names and folders; a rank finds the classes by itself, and needs neither database nor store.
+
+    Attributes
+    ----------
+    rows : of the task, as `TrainingResult.spec` gives them.
+    allowed_packages, code_dir : as `ClassResolver` takes them.
+    data_directory : the folder that holds the data file.
+    num_workers : loader processes of each rank.
+    model_save_path : the file that the first rank writes the weights to.
+    initial_weights : the file of weights to start from, or None.
+    numerics : settings of each rank, ready for `trainers.numerics.pin`.
+    offered : what the worker does for a trainer that asks for it: some of `trainers.contract.OPTIONAL_INIT_PARAMS`.
+    gpus : what makes each rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
+    """
+
+    rows: Mapping[str, Any]
+    allowed_packages: tuple[str, ...]
+    code_dir: Path
+    data_directory: Path
+    num_workers: int
+    model_save_path: Path
+    initial_weights: str | None
+    numerics: Mapping[str, Any]
+    offered: frozenset[str]
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a rank is started with.
+
+    Attributes
+    ----------
+    worker : process id of the worker, with which every rank ends.
+    channels : to the worker, by rank; each rank keeps its own and closes the others.
+    """
+
+    recipe: Recipe
+    worker: int
+    channels: tuple[Connection, ...]
