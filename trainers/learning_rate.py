@@ -147,6 +147,9 @@ class LearningRate:
         self._steps = state["steps"]
         if self._scheduler is not None:
             self._scheduler.load_state_dict(state["scheduler"])
+            # torch looks whether the optimizer was used before the schedule goes on: it was, in another process, where
+            # a training was interrupted between the last batch of an epoch and its end.
+            self._optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def _wants_score(scheduler: Any) -> bool:

@@ -114,6 +114,9 @@ class Update:
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
+            # It makes its tensors when it scales for the first time, which may be too late: gradients that wait take a
+            # step without another batch where a training was interrupted after an epoch's last one.
+            self._scaler.scale(torch.zeros((), device=self._parameters[0].device))
         self._learning_rate.restore(state["learning_rate"])
 
     def _clear(self) -> None:

@@ -62,6 +62,13 @@ def options(choose: draw.DrawFn) -> dict[str, Any]:
     return chosen
 
 
+AT_THE_END_OF_AN_EPOCH: list[tuple[dict[str, Any], int]] = [
+    ({"scheduler_class_name": "CosineAnnealingLR", "scheduler_class_params": {"T_max": 4}}, 9),
+    ({"validation_steps": 7, "precision": "fp16", "gradient_accumulation": 3}, 29),
+]
+"""Options, and after how many looks at the stop signal the last batch of an epoch is learned and nothing else done."""
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
@@ -72,9 +79,19 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.feature("S13")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(chosen=options(), asked=draw.lists(draw.integers(0, 40), min_size=1, max_size=3))
 def test_a_resumed_training_equals_an_uninterrupted_one(chosen: dict[str, Any], asked: list[int]) -> None:
+    check(chosen, asked)
+
+
+@pytest.mark.parametrize(("chosen", "asked"), AT_THE_END_OF_AN_EPOCH)
+def test_one_that_was_interrupted_after_the_last_batch_of_an_epoch_does_too(chosen: dict[str, Any], asked: int) -> None:
+    check({**chosen, "metrics": METRICS, "max_epoch": 4, "optimizer": "Adam"}, [asked])
+
+
+def check(chosen: dict[str, Any], asked: list[int]) -> None:
+    """Train without and with interruptions, after so many looks at the stop signal each, and compare."""
     with tempfile.TemporaryDirectory() as folder:
         with ExitStack() as resources:
             trainer = build(Path(folder), resources, **chosen)
