@@ -72,19 +72,10 @@ class ScriptTask(Connected, dj.Manual):
         InvalidRow
             If a name or value cannot be used, or the script does not compile.
         """
-        for column, text, length in (
-            ("task_name", name, 255),
-            ("description", description, 2047),
-            ("file_name", file_name, 255),
-        ):
-            check_text(column, text, length)
+        _check_columns(name, description, file_name, priority)
         _check_script(script, file_name)
-        parameters = plain(dict(hyper_parameters), "hyper_parameters")
+        parameters = _parameters(hyper_parameters)
         kept = _names(saved_result_keys)
-        for parameter in parameters:
-            _check_global("hyper_parameters", parameter)
-        if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 127:
-            raise InvalidRow(f"priority must be a whole number from 0 to 127, not {priority!r}")
         sha256 = hashlib.sha256(script.encode("utf-8")).hexdigest()
         content = {"name": name, "script_sha256": sha256, "hyper_parameters": parameters, "saved_result_keys": kept}
         text = text_of({"table": "script_task", "fields": content})
@@ -120,6 +111,24 @@ class ScriptTask(Connected, dj.Manual):
         sha256 = hashlib.sha256(row["script_text"]["text"].encode("utf-8")).hexdigest()
         if md5_of_text(text) != row[KEY] or sha256 != row["script_sha256"] or sha256 not in text:
             raise DamagedRow(f"the script task {row[KEY]} does not agree with its key; delete it and create it again")
+
+
+def _check_columns(name: Any, description: Any, file_name: Any, priority: Any) -> None:
+    for column, text, length in (
+        ("task_name", name, 255),
+        ("description", description, 2047),
+        ("file_name", file_name, 255),
+    ):
+        check_text(column, text, length)
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 127:
+        raise InvalidRow(f"priority must be a whole number from 0 to 127, not {priority!r}")
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = plain(dict(given), "hyper_parameters")
+    for name in found:
+        _check_global("hyper_parameters", name)
+    return found
 
 
 def _check_script(script: Any, file_name: str) -> None:

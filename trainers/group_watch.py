@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from typing import Any
 
-from trainers.checkpoint_schedule import CheckpointSchedule
-from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
-from trainers.learned_state import UnstorableState
 from trainers.process_group import ProcessGroup
-
-logger = logging.getLogger("trainloom")
+from trainers.watch import Watch, stopped
 
 LOOK_SECONDS = 0.05
 """How often the ranks ask the first one, s: each time they wait for each other, which takes some 0.1 ms."""
@@ -20,7 +15,7 @@ LONGEST = 256
 """Batches after which they ask in any case: batches may become slower."""
 
 
-class GroupWatch:
+class GroupWatch(Watch):
     """Watches one run of `NNTrainer.train` as `Watch` does, in every rank; only the first has anything to tell or ask.
 
     The ranks ask together after a number of batches that the first one chose the last time, by how long batches take;
@@ -31,29 +26,13 @@ class GroupWatch:
         others: as `Watch` takes them; None in every rank but the first.
     """
 
-    def __init__(
-        self,
-        group: ProcessGroup,
-        checkpoints: Checkpoints | None,
-        stop: Stop | None,
-        progress: Progress | None,
-        schedule: CheckpointSchedule,
-        retention: Retention,
-        state: Callable[[], bytes],
-    ) -> None:
+    def __init__(self, group: ProcessGroup, *others: Any) -> None:
+        super().__init__(*others)
         self._group = group
-        self._checkpoints = checkpoints
-        self._stop = stop
-        self._progress = progress
-        self._schedule = schedule
-        self._state = state
-        self._saved: tuple[int, int] | None = None
         self._position: tuple[int, int] | None = None
         self._scoring = False
         self._left = self._chosen = 1
         self._last_look = time.monotonic()
-        if checkpoints is not None:
-            checkpoints.retain(retention)
 
     def after_batch(self, epoch: int, step: int) -> None:
         """A batch was trained or scored; `epoch` epochs and `step` batches of the next one lie behind.
@@ -86,28 +65,12 @@ class GroupWatch:
         save, stopping, self._left = self._group.decide(due or stop, stop, self._batches_to_next())
         self._chosen, self._last_look = self._left, time.monotonic()
         if save:
-            self._save(epoch, step, score)
+            self._keep(epoch, step, score)  # by all, since each has a part of the state
         if stopping:
-            raise Stopped(f"The training was asked to stop; {epoch} epochs and {step} batches of the next are done.")
+            raise stopped(epoch, step)
 
     def _batches_to_next(self) -> int:
         """By how long those took that lie between the last look and this one."""
         seconds = time.monotonic() - self._last_look
         passed = max(1, self._chosen - max(0, self._left))
         return max(1, min(LONGEST, round(passed * LOOK_SECONDS / max(seconds, 1e-6))))
-
-    def _save(self, epoch: int, step: int, score: float | None) -> None:
-        if self._saved == (epoch, step):
-            return
-        began = time.monotonic()
-        self._saved = epoch, step
-        try:
-            content = self._state()
-        except UnstorableState as error:
-            if self._checkpoints is not None:
-                logger.warning("This training cannot be resumed and makes no checkpoints: %s", error)
-            self._checkpoints = None
-            return
-        if self._checkpoints is not None:
-            self._checkpoints.save(content, epoch=epoch, step=step, score=score)
-        self._schedule.saved(began)

@@ -99,7 +99,7 @@ class NNTrainer:
     run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
     test_score: float | None
     test_metrics: dict[str, float]
-    _watch: Watch | GroupWatch | None  # while training
+    _watch: Watch | None  # while training
 
     @takes_options
     def __init__(
@@ -295,7 +295,7 @@ class NNTrainer:
         tf32 = options.tf32 if self.device.type == "cuda" else None
         return numerics.during(tf32=tf32, deterministic=options.deterministic)
 
-    def _new_watch(self) -> Watch | GroupWatch | None:
+    def _new_watch(self) -> Watch | None:
         together = self._group.size > 1
         if not together and self.checkpoints is None and self.stop is None and self.progress is None:
             return None

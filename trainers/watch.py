@@ -13,6 +13,11 @@ from trainers.learned_state import UnstorableState
 logger = logging.getLogger("trainloom")
 
 
+def stopped(epoch: int, step: int) -> Stopped:
+    """What says that a training ends early, `epoch` epochs and `step` batches of the next one lying behind."""
+    return Stopped(f"The training was asked to stop; {epoch} epochs and {step} batches of the next are done.")
+
+
 class Watch:
     """Watches one run of `NNTrainer.train`.
 
@@ -68,18 +73,25 @@ class Watch:
     def _obey(self, epoch: int, step: int, score: float | None) -> None:
         if self._stop is not None and self._stop.requested:
             self._save(epoch, step, score)
-            raise Stopped(f"The training was asked to stop; {epoch} epochs and {step} batches of the next are done.")
+            raise stopped(epoch, step)
 
     def _save(self, epoch: int, step: int, score: float | None) -> None:
-        if self._checkpoints is None or self._saved == (epoch, step):
+        if self._checkpoints is not None:
+            self._keep(epoch, step, score)
+
+    def _keep(self, epoch: int, step: int, score: float | None) -> None:
+        """Make the state, once at each place, and save it where there are checkpoints."""
+        if self._saved == (epoch, step):
             return
         began = time.monotonic()
         try:
             content = self._state()
         except UnstorableState as error:
-            logger.warning("This training cannot be resumed and makes no checkpoints: %s", error)
+            if self._checkpoints is not None:
+                logger.warning("This training cannot be resumed and makes no checkpoints: %s", error)
             self._checkpoints = None
             return
-        self._checkpoints.save(content, epoch=epoch, step=step, score=score)
+        if self._checkpoints is not None:
+            self._checkpoints.save(content, epoch=epoch, step=step, score=score)
         self._saved = (epoch, step)
         self._schedule.saved(began)

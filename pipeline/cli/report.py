@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cli.arguments import at_least_one
 from pipeline.cli.context import open_session, print_json
+from pipeline.cli.results import add_choice
 
 LIMIT = 20
 """How many results a report compares where nothing else is asked for: more curves cannot be told apart."""
@@ -23,19 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("keys", nargs="*", metavar="KEY", help="keys of tasks, or their first characters (default all)")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="a new folder, or a report's")
-    parser.add_argument(
-        "--sort", metavar="COLUMN", help="a column or metric; a metric's best comes first (default: newest first)"
-    )
-    direction = parser.add_mutually_exclusive_group()
-    direction.add_argument("--descending", action="store_const", const=True, dest="descending", help="highest first")
-    direction.add_argument("--ascending", action="store_const", const=False, dest="descending", help="lowest first")
-    parser.add_argument(
-        *("--filter", "-f"),
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="column=value or an SQL condition such as 'accuracy > 0.9'; may be repeated, all must hold",
-    )
+    add_choice(parser)
     parser.add_argument(
         "--limit", type=at_least_one, metavar="N", help=f"at most N results ({LIMIT}, or as many as keys are given)"
     )

@@ -22,6 +22,17 @@ TEXT_WIDTH = 60
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser("results", help="finished results: sort, filter, choose columns")
+    add_choice(parser)
+    parser.add_argument("--columns", metavar="A,B", help="columns and metrics; a.b reaches into the json column a")
+    parser.add_argument("--limit", type=at_least_one, metavar="N", help="at most N results")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON")
+    output.add_argument("--csv", action="store_true", help="print CSV")
+    parser.set_defaults(action=_results)
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which results are ordered and filtered."""
     parser.add_argument(
         "--sort", metavar="COLUMN", help="a column or metric; a metric's best comes first (default: newest first)"
     )
@@ -35,12 +46,6 @@ def add_parser(subparsers: Any) -> None:
         metavar="CONDITION",
         help="column=value or an SQL condition such as 'accuracy > 0.9'; may be repeated, all must hold",
     )
-    parser.add_argument("--columns", metavar="A,B", help="columns and metrics; a.b reaches into the json column a")
-    parser.add_argument("--limit", type=at_least_one, metavar="N", help="at most N results")
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print JSON")
-    output.add_argument("--csv", action="store_true", help="print CSV")
-    parser.set_defaults(action=_results)
 
 
 def _results(args: argparse.Namespace) -> int:
