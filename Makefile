@@ -36,7 +36,8 @@ test-slow: .venv/.installed-test  ## the long tests: crashes, chaos
 chaos: .venv/.installed-test  ## workers killed, stopped and cut off at random: make chaos SECONDS=300 BACKEND=mariadb
 	CHAOS_SECONDS=$(SECONDS) $(PYTEST) tests/acceptance/test_chaos.py -m slow -s $(if $(BACKEND),-k $(BACKEND))
 
-lint: .venv/.installed-lint  ## style, types and who imports whom
+# Types are checked against the packages that the tests run with: a missing one changes what mypy says.
+lint: .venv/.installed-test .venv/.installed-lint  ## style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
