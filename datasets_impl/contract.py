@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
+from datasets_impl.errors import DatasetError as DatasetError
+
 TIERS = ("train", "validation", "test")
-
-
-class DatasetError(ValueError):
-    """A dataset, sampler or loader was given something that it cannot use."""
 
 
 class ExampleIndexError(DatasetError, IndexError):
