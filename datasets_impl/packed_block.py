@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,14 @@ import numpy as np
 from datasets_impl import image_codec
 from datasets_impl.errors import DatasetError
 from datasets_impl.image_codec import RAW, SOURCE, ImageForm
-from datasets_impl.packed_column import ARRAY, IMAGES, RAGGED, SHAPED, TEXT
+from datasets_impl.packed_column import ARRAY, IMAGE, IMAGES, RAGGED, SHAPED, TARGET, TEXT
 from datasets_impl.packing_options import SKIP, ColumnOptions, PackingOptions
 from datasets_impl.packing_source import PackingError, SourceChanged, SourceFile, SourceRow, split_cell
 
 DIGEST_BYTES = 32  # of a sha256
+
+Content = bytes | np.ndarray
+"""What a row holds in a column, as it is read from the source."""
 
 
 class UnreadableImage(PackingError):
@@ -90,39 +93,34 @@ class BlockPacker:
         cells: dict[str, list[_Cell]] = {column.name: [] for column in self._options.columns}
         block = PackedBlock(shard, tier, {}, [], [], [])
         for row in rows:
-            digest = hashlib.sha256()
             try:
-                packed = {column.name: self._cell(column, row, digest) for column in self._options.columns}
+                contents = {column.name: contents_of(column, row) for column in self._options.columns}
+                packed = {c.name: self._cell(c, row, contents[c.name]) for c in self._options.columns}
             except UnreadableImage as error:
                 if self._options.unreadable != SKIP:
                     raise
-                entry = {"row": row.number, "name": row.name, "reason": str(error.__cause__ or error)}
+                entry = {"row": row.number, "name": row.name, "reason": str(error.__cause__)}
                 block.skipped.append({**entry, "sha256": hashlib.sha256(row.name.encode()).hexdigest()})
                 continue
             for name, cell in packed.items():
                 cells[name].append(cell)
             block.numbers.append(row.number)
             block.names.append(row.name)
-            block.digests.append(digest.digest())
+            block.digests.append(digest_of(contents.values()))
         for column in self._options.columns:
             block.values[column.name] = self._joined(column, cells[column.name], block.names)
         return block
 
-    def _cell(self, column: ColumnOptions, row: SourceRow, digest: Any) -> _Cell:
-        value = row.cells[column.name]
+    def _cell(self, column: ColumnOptions, row: SourceRow, contents: list[Content]) -> _Cell:
         if column.image:
-            return self._images(column, row, value, digest)
+            return self._images(column, row, contents)
         if column.base == "str":
-            content = str(value).encode("utf-8", "surrogateescape")
-            _add(digest, content)
-            return _Cell(np.frombuffer(content, np.uint8), len(content))
-        array = _as_numbers(value, column, row)
-        _add(digest, f"{array.dtype.str}{array.shape}".encode(), array.tobytes())
-        if column.role == "target" and self._options.classes is not None:
+            return _Cell(np.frombuffer(contents[0], np.uint8), len(contents[0]))
+        array = np.asarray(contents[0])
+        if column.role == TARGET and self._options.classes is not None:
             self._check_label(array, column, row)
         if self._options.kind(column) == RAGGED:
-            if array.ndim == 0:
-                array = array[np.newaxis]
+            array = np.atleast_1d(array)
             return _Cell(array, len(array), shape=array.shape[1:])
         return _Cell(array, 0, shape=array.shape)
 
@@ -135,14 +133,13 @@ class BlockPacker:
                 f"0 to {classes - 1}: correct the label or the number of classes."
             )
 
-    def _images(self, column: ColumnOptions, row: SourceRow, value: Any, digest: Any) -> _Cell:
+    def _images(self, column: ColumnOptions, row: SourceRow, contents: list[Content]) -> _Cell:
         form = self._forms[column.name]
-        items: Sequence[Any] = value
-        if not isinstance(value, list):  # pixels, of one image or of a sequence
-            items = list(value) if self._options.sequence else [value]
-        if not items or (len(items) > 1 and not self._options.sequence):
-            raise PackingError(f"{row.name} names {len(items)} files in column {column.name!r}: name one file.")
-        packed = [_packed_image(item, form, column, row, digest) for item in items]
+        if contents and isinstance(contents[0], np.ndarray) and self._options.sequence:
+            contents = list(contents[0])
+        if not contents or (len(contents) > 1 and not self._options.sequence):
+            raise PackingError(f"{row.name} names {len(contents)} files in column {column.name!r}: name one file.")
+        packed = [_packed_image(content, form, column, row) for content in contents]
         shapes = {shape for _, shape in packed}
         if len(shapes) > 1 and (not column.variable or form.encoder == RAW):
             raise PackingError(
@@ -171,7 +168,7 @@ class BlockPacker:
                 if cell.shape != shape:
                     raise mixed_shapes(column.name, name, cell.shape, names[0], shape)
         arrays = [np.asarray(cell.content) for cell in cells]
-        dtype = np.dtype(np.uint8 if kind in (TEXT, "image", IMAGES) else column.base).newbyteorder("<")
+        dtype = np.dtype(np.uint8 if kind in (TEXT, IMAGE, IMAGES) else column.base).newbyteorder("<")
         if kind == ARRAY:
             data = np.stack(arrays) if arrays else np.empty((0,), dtype)
         else:
@@ -196,33 +193,50 @@ def mixed_shapes(
     )
 
 
+def contents_of(column: ColumnOptions, row: SourceRow) -> list[Content]:
+    """What a row holds in a column: the bytes of its files, its text in UTF-8, or an array of the column's dtype.
+
+    Raises:
+        PackingError: it is not what the column must hold.
+    """
+    value = row.cells[column.name]
+    if column.image:
+        return [_read_file(file, row) for file in value] if isinstance(value, list) else [np.asarray(value)]
+    if column.base == "str":
+        return [str(value).encode("utf-8", "surrogateescape")]
+    return [_as_numbers(value, column, row)]
+
+
+def digest_of(contents: Iterable[list[Content]]) -> bytes:
+    """The sha256 of the contents of a row, column after column."""
+    digest = hashlib.sha256()
+    for content in (content for column in contents for content in column):
+        if isinstance(content, bytes):
+            digest.update(b"%d bytes\n" % len(content))
+            digest.update(content)
+        else:
+            digest.update(f"{content.dtype.str} {content.shape}\n".encode())
+            digest.update(content.tobytes())
+    return digest.digest()
+
+
 def _packed_image(
-    item: Any, form: ImageForm, column: ColumnOptions, row: SourceRow, digest: Any
+    content: Content, form: ImageForm, column: ColumnOptions, row: SourceRow
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The content of one image and its shape (channels, height, width)."""
-    if not isinstance(item, SourceFile):
-        return _packed_pixels(np.asarray(item), form, column, row, digest)
-    content = _read_file(item, row)
-    _add(digest, content)
+    """The stored form of one image and its shape (channels, height, width)."""
     try:
+        if isinstance(content, np.ndarray):
+            return _stored(image_codec.from_pixels(content, form), form)
         if form.encoder == SOURCE:
             return np.frombuffer(content, np.uint8), image_codec.source_shape(content, form)
-        image = image_codec.read(content, form)
-    except image_codec.UNREADABLE as error:
-        raise UnreadableImage(
-            f"the image {item.path} of {row.name} cannot be read ({error}): correct it, or skip what is unreadable."
-        ) from error
-    return _stored(image, form)
-
-
-def _packed_pixels(
-    array: np.ndarray, form: ImageForm, column: ColumnOptions, row: SourceRow, digest: Any
-) -> tuple[np.ndarray, tuple[int, ...]]:
-    _add(digest, f"{array.dtype.str}{array.shape}".encode(), np.ascontiguousarray(array).tobytes())
-    try:
-        return _stored(image_codec.from_pixels(array, form), form)
+        return _stored(image_codec.read(content, form), form)
     except DatasetError as error:
         raise PackingError(f"{row.name} holds no image in column {column.name!r}: {error}") from error
+    except image_codec.UNREADABLE as error:
+        raise UnreadableImage(
+            f"the image in column {column.name!r} of {row.name} cannot be read ({error}): correct it, or skip what is "
+            "unreadable."
+        ) from error
 
 
 def _stored(image: Any, form: ImageForm) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -277,12 +291,6 @@ def _parsed(text: str, dtype: np.dtype, variable: bool) -> Any:
     if len(parts) == 1 and not variable:
         return number(parts[0])
     return [number(part) for part in parts] if variable or parts else number(text)
-
-
-def _add(digest: Any, *contents: bytes) -> None:
-    for content in contents:
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
 
 
 def _shortened(value: Any) -> str:
