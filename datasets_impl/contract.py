@@ -44,6 +44,7 @@ class PipelineDataset(Dataset[Any], ABC):
     - `companion_files(path)`, a classmethod: the files that belong to the data file at `path`, as {name beside it:
       sha256 in lower-case hex}. They are verified at insertion, mirrored with it, and lie beside it in
       `dataset_cache_dir`; the data file must hold their digests, so that its own covers them.
+    - `origin(path)`, a classmethod: where the data come from, a JSON object that is kept with the configuration.
     - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
     """
 

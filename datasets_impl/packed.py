@@ -127,6 +127,12 @@ class PackedDataset(PipelineDataset):
         """The shards beside a manifest, with their sha256."""
         return packed_manifest.read(path).companions()
 
+    @classmethod
+    def origin(cls, path: Path) -> dict[str, Any]:
+        """The source of packed data with the digest of its content, and the options they were packed with."""
+        manifest = packed_manifest.read(path)
+        return {"packed": manifest.name, "source": dict(manifest.source), "options": dict(manifest.options)}
+
     def __len__(self) -> int:
         return self._tier.length
 

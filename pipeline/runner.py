@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +29,7 @@ from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
+from .prober import companions_of
 from .queue import Worker as Identity
 from .rank_recipe import Recipe
 from .reporters.choice import views
@@ -328,9 +329,12 @@ class TaskRunner:
         name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
         own = getattr(training.dataset.cls, "fingerprint", None)
         if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
-                len(Path(name).parts) - 1
-            ]
+            path = cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store)
+            for companion, digest in companions_of(training.dataset.cls, path).items():
+                beside = str(PurePosixPath(name).with_name(companion))
+                original = folders.dataset_dir / beside
+                cache.fetch(beside, digest, original, store=self._store, companion_of=sha256)
+            return path.parents[len(Path(name).parts) - 1]
         if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
             raise PipelineError(
                 f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
