@@ -7,6 +7,10 @@ class DatasetError(ValueError):
     """A dataset, sampler, loader or streaming pipeline was given something that it cannot use."""
 
 
+class ExampleIndexError(DatasetError, IndexError):
+    """An example was asked for that the tier does not have; also an `IndexError`, so that plain iteration ends."""
+
+
 class StreamingError(DatasetError):
     """A streaming pipeline was given something that it cannot use."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from .folders import Folders
 from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
 from .node_cache import NodeCache
+from .prober import companions_of
 from .rank_recipe import Recipe
 from .reporters.choice import views
 from .reporters.description import described
@@ -138,9 +139,12 @@ class TrainerBuilder:
         name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
         own = getattr(training.dataset.cls, "fingerprint", None)
         if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
-                len(Path(name).parts) - 1
-            ]
+            path = cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store)
+            for companion, digest in companions_of(training.dataset.cls, path).items():
+                beside = str(PurePosixPath(name).with_name(companion))
+                original = folders.dataset_dir / beside
+                cache.fetch(beside, digest, original, store=self._store, companion_of=sha256)
+            return path.parents[len(Path(name).parts) - 1]
         if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
             raise PipelineError(
                 f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
