@@ -37,6 +37,8 @@ class PipelineDataset(Dataset[Any], ABC):
       number of loader processes. Generators that a dataset makes for itself are its own business.
     - `preload()`: called once in the parent before loader processes start, for what they should share.
     - `get_output_shape()`: the shape of a model's output, one example, where the target does not tell it.
+    - `reads_mongodb = True`: the dataset uses what `mongo_access` lends; the processes of a training on several devices
+      are lent it too.
     - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
     """
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from datasets_impl import mongo_access
 from schemas.binding import Directories
 from schemas.outcome import Outcome
 from schemas.training_result import EXTERNAL_STORE, TrainingResult
@@ -318,6 +319,7 @@ class TaskRunner:
             numerics=numerics.record(),
             offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
             gpus=gpus,
+            mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
         reporter = offered["reporter"] if attempt is None else attempt.reporter
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
