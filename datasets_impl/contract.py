@@ -45,6 +45,8 @@ class PipelineDataset(Dataset[Any], ABC):
       sha256 in lower-case hex}. They are verified at insertion, mirrored with it, and lie beside it in
       `dataset_cache_dir`; the data file must hold their digests, so that its own covers them.
     - `origin(path)`, a classmethod: where the data come from, a JSON object that is kept with the configuration.
+    - `reads_mongodb = True`: the dataset uses what `mongo_access` lends; the processes of a training on several devices
+      are lent it too.
     - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
     """
 

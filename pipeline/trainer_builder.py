@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from datasets_impl import mongo_access
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
@@ -129,6 +130,7 @@ class TrainerBuilder:
             numerics=numerics.record(),
             offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
             gpus=gpus,
+            mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
         reporter = offered["reporter"] if attempt is None else attempt.reporter
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,13 +42,16 @@ class Directories:
 
 
 class Resolver(Protocol):
-    """Finds classes by module and name."""
+    """Finds classes and functions by module and name."""
 
     def resolve(self, module: str, name: str, kind: str) -> type:
         """The class, imported from an allow-listed package and checked against the contract of its kind."""
 
     def signature(self, module: str, name: str, kind: str) -> Signature:
         """The parameters that a row may set on the class."""
+
+    def resolve_function(self, module: str, name: str) -> Callable[..., Any]:
+        """The function, imported from an allow-listed package."""
 
 
 class Prober(Protocol):

@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "trace",
     "model",
+    "data",
     "store",
     "k8s",
 )
