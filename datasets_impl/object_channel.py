@@ -48,7 +48,7 @@ class Parcel:
                 sizes.append(len(self.payload))
                 inline = None
             self.segment = pool.pack(buffers)
-            self.payload = pickle.dumps((self.segment.size, sizes, inline))
+            self.payload = pickle.dumps((self.segment.identity, self.segment.size, sizes, inline))
 
 
 class ObjectChannel:
@@ -86,32 +86,29 @@ class ObjectChannel:
             else:
                 descriptor = array.array("i", [parcel.segment.fd])
                 self._end.sendmsg([parcel.payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)])
-                parcel.segment.close()
+                self._pool.passed_on(parcel.segment)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGoneError from error
 
-    def receive(self) -> Any:
-        """Return the next object; waits for it.
+    def receive(self, wait: bool = True) -> Any:
+        """Return the next object, with `wait` as soon as there is one, unless the channel does not block.
 
         Raises:
             EOFError: nobody sends any more.
-            BlockingIOError: the channel does not block, and there is none.
+            BlockingIOError: there is none.
         """
+        flags = socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
-            length, ancillary, _, _ = self._end.recvmsg_into([self._packet], self._ancillary, socket.MSG_CMSG_CLOEXEC)
+            length, ancillary, _, _ = self._end.recvmsg_into([self._packet], self._ancillary, flags)
         except ConnectionResetError as error:
             raise EOFError from error
         if not length:
             raise EOFError
         if not ancillary:
             return pickle.loads(self._view[:length])
-        size, sizes, inline = pickle.loads(self._view[:length])
-        fds = array.array("i", ancillary[0][2])
-        try:
-            segment = Segment(fds[0], size)
-        except BaseException:
-            os.close(fds[0])
-            raise
+        identity, size, sizes, inline = pickle.loads(self._view[:length])
+        (fd,) = array.array("i", ancillary[0][2])
+        segment = self._pool.received(fd, identity, size)
         return self._unpacked(segment, sizes, inline)
 
     def _unpacked(self, segment: Segment, sizes: Sequence[int], inline: bytes | None) -> Any:

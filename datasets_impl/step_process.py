@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -22,8 +23,9 @@ from typing import Any
 from datasets_impl.memory_segment import SegmentPool
 from datasets_impl.object_channel import ObjectChannel, PeerGoneError
 from datasets_impl.pipeline_step import StepRunner
-from datasets_impl.worker_crew import Failure, Result
+from datasets_impl.worker_crew import Failure
 
+QUICK_SECONDS = 1e-4  # a call of a step up to which telling of each place costs more than telling a bit later
 NO_BATCH = -1
 PLACE = struct.Struct("q")  # which minibatch a worker is at, where the parent can read it when the worker is gone
 
@@ -50,6 +52,7 @@ class WorkerRecipe:
         runner: the pickled `StepRunner`.
         step, worker, branch: who it is.
         inlet, inlet_room: where minibatches come from, and the count of places that it frees by taking one.
+        told_after: how many places may be free before they are told of.
         onward, onward_room: the next step's, which it fills; None after the last step.
         outlet: where results, failures and log records go.
         places, place: the shared page of `PLACE`s, and its own among them.
@@ -62,6 +65,7 @@ class WorkerRecipe:
     branch: int
     inlet: socket.socket
     inlet_room: HandedFd
+    told_after: int
     onward: socket.socket | None
     onward_room: HandedFd | None
     outlet: socket.socket
@@ -76,8 +80,9 @@ def main(recipe: WorkerRecipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _send_logs(recipe)
-    outlet = ObjectChannel(recipe.outlet, SegmentPool())
-    worker = _Worker(recipe, outlet)
+    pool = SegmentPool()
+    outlet = ObjectChannel(recipe.outlet, pool)
+    worker = _Worker(recipe, outlet, pool)
     try:
         worker.serve(pickle.loads(recipe.runner))
     except PeerGoneError:
@@ -91,27 +96,29 @@ def main(recipe: WorkerRecipe) -> None:
 class _Worker:
     """What a worker process has in its hands."""
 
-    def __init__(self, recipe: WorkerRecipe, outlet: ObjectChannel) -> None:
+    def __init__(self, recipe: WorkerRecipe, outlet: ObjectChannel, pool: SegmentPool) -> None:
         self.batch: int | None = None
         self._recipe = recipe
         self._outlet = outlet
-        pool = SegmentPool()
         self._inlet = ObjectChannel(recipe.inlet, pool)
         self._onward = None if recipe.onward is None else ObjectChannel(recipe.onward, pool)
         self._places = mmap.mmap(recipe.places.fd, 0)
+        self._taken = 0  # minibatches whose places were not told of yet
+        self._room = 0  # places in the next queue that are this worker's to fill
+        self._quick = True
 
     def serve(self, runner: StepRunner) -> None:
         """Take minibatches until nobody sends any more."""
-        inlet, inlet_room = self._inlet, self._recipe.inlet_room.fd
         offset = self._recipe.place * PLACE.size
         while True:
             try:
-                self.batch, items = inlet.receive()
+                self.batch, items = self._next()
             except EOFError:
                 return
-            os.eventfd_write(inlet_room, 1)
             PLACE.pack_into(self._places, offset, self.batch)
+            started = time.perf_counter()
             results = runner(self.batch, items)
+            self._quick = time.perf_counter() - started < QUICK_SECONDS
             # Nothing may keep a minibatch alive that is on its way already: it can be large.
             del items
             self._forward(results)
@@ -119,12 +126,34 @@ class _Worker:
             PLACE.pack_into(self._places, offset, NO_BATCH)
             self.batch = None
 
+    def _next(self) -> Any:
+        """The next minibatch. Places that it leaves free are told of several at a time while the step is quick, and at
+        the latest before this worker waits."""
+        if self._taken:
+            try:
+                found = self._inlet.receive(wait=False)
+            except BlockingIOError:
+                self._tell_room()
+                found = self._inlet.receive()
+        else:
+            found = self._inlet.receive()
+        self._taken += 1
+        if self._taken >= self._recipe.told_after or not self._quick:
+            self._tell_room()
+        return found
+
+    def _tell_room(self) -> None:
+        os.eventfd_write(self._recipe.inlet_room.fd, self._taken)
+        self._taken = 0
+
     def _forward(self, results: Any) -> None:
         if self._onward is None or self._recipe.onward_room is None:
-            self._outlet.send(Result(self._recipe.branch, self.batch or 0, results))
-        else:
-            os.eventfd_read(self._recipe.onward_room.fd)
-            self._onward.send((self.batch, results))
+            self._outlet.send((self._recipe.branch, self.batch, results))
+            return
+        if not self._room:
+            self._room = os.eventfd_read(self._recipe.onward_room.fd)
+        self._room -= 1
+        self._onward.send((self.batch, results))
 
 
 class _LogSender(QueueHandler):

@@ -98,9 +98,11 @@ class ProcessCrew:
         places: HandedFd,
     ) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in steps]
+        # Several senders ask for one place at a time, so that none keeps places that another needs.
+        kinds = [os.EFD_SEMAPHORE if step.workers > 1 else 0 for step in steps[:-1]]
         rooms = [
             self._room_fds[branch],
-            *(os.eventfd(step.queue, os.EFD_SEMAPHORE | os.EFD_CLOEXEC) for step in steps[1:]),
+            *(os.eventfd(step.queue, kind | os.EFD_CLOEXEC) for step, kind in zip(steps[1:], kinds, strict=True)),
         ]
         levels = _log_levels()
         first = pairs[0][0]
@@ -117,6 +119,7 @@ class ProcessCrew:
                         branch=branch,
                         inlet=pairs[place][1],
                         inlet_room=HandedFd(rooms[place]),
+                        told_after=max(1, step.queue // 2 // step.workers),
                         onward=None if last else pairs[place + 1][0],
                         onward_room=None if last else HandedFd(rooms[place + 1]),
                         outlet=outlet,
@@ -171,7 +174,7 @@ class ProcessCrew:
             self._room[branch] -= 1
             self._post(branch, parcel)
 
-    def get(self, block: bool) -> Result | None:
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
         """Return the next result, or None; see `WorkerCrew`."""
         lost = None
         while True:
@@ -190,7 +193,7 @@ class ProcessCrew:
             for branch, parcel in list(self._unsent.items()):
                 self._post(branch, parcel)
             lost = self._lost()
-            if self._count_room():
+            if self._count_room() and or_room:
                 return None
 
     def _receive(self) -> Result | None:
@@ -200,8 +203,8 @@ class ProcessCrew:
         except EOFError:
             # Every worker closed its end: each of them is gone, or about to be.
             raise BlockingIOError from None
-        if type(found) is Result:
-            return found
+        if type(found) is tuple:
+            return Result(*found)
         if type(found) is Failure:
             _rebuilt(found).throw()
         _log(found)

@@ -185,7 +185,8 @@ def _in_order(
             yield batch, [done[branch] for branch in range(branches)]
             del done, batch
             continue
-        feeds = more and number - first < limit and crew.has_room()
+        wants = more and number - first < limit
+        feeds = wants and crew.has_room()
         if feeds:
             following = next(batches, None)
             if following is None:
@@ -195,7 +196,7 @@ def _in_order(
             sent[number] = following._replace(data_inputs=None)
             number += 1
             del following
-        result = crew.get(block=not feeds)
+        result = crew.get(block=not feeds, or_room=wants)
         if result is not None:
             results.setdefault(result.batch, {})[result.branch] = result.items
             del result

@@ -68,10 +68,10 @@ class WorkerCrew(Protocol):
     def put(self, batch: int, items: Any) -> None:
         """Send a minibatch to every branch; only after `has_room`."""
 
-    def get(self, block: bool) -> Result | None:
-        """Return the next result, in any order.
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
+        """Return the next result, in any order; with `block` as soon as there is one, or, with `or_room`, room again.
 
-        None: there is none yet; with `block` also when there is room again. What a worker raised is raised here.
+        None: there is none yet. What a worker raised is raised here.
         """
 
     def close(self, finished: bool) -> None:
