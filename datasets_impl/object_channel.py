@@ -8,7 +8,6 @@ a message behind.
 from __future__ import annotations
 
 import array
-import os
 import pickle
 import socket
 from collections.abc import Sequence
@@ -22,7 +21,11 @@ MOST_BUFFERS = 2000  # that travel in a segment beside the pickled object: their
 
 
 class PeerGoneError(Exception):
-    """Nobody receives any more."""
+    """Nobody is at the other end any more."""
+
+
+class UnreadableMessageError(Exception):
+    """A message arrived whose object cannot be rebuilt here; the cause says why."""
 
 
 class Parcel:
@@ -84,8 +87,7 @@ class ObjectChannel:
             if parcel.segment is None:
                 self._end.send(parcel.payload)
             else:
-                descriptor = array.array("i", [parcel.segment.fd])
-                self._end.sendmsg([parcel.payload], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor)])
+                parcel.segment.send(self._end, parcel.payload)
                 self._pool.passed_on(parcel.segment)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGoneError from error
@@ -94,18 +96,19 @@ class ObjectChannel:
         """Return the next object, with `wait` as soon as there is one, unless the channel does not block.
 
         Raises:
-            EOFError: nobody sends any more.
+            PeerGoneError: nobody sends any more.
             BlockingIOError: there is none.
+            UnreadableMessageError: the object cannot be rebuilt in this process.
         """
         flags = socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
             length, ancillary, _, _ = self._end.recvmsg_into([self._packet], self._ancillary, flags)
         except ConnectionResetError as error:
-            raise EOFError from error
+            raise PeerGoneError from error
         if not length:
-            raise EOFError
+            raise PeerGoneError
         if not ancillary:
-            return pickle.loads(self._view[:length])
+            return _loads(self._view[:length])
         identity, size, sizes, inline = pickle.loads(self._view[:length])
         (fd,) = array.array("i", ancillary[0][2])
         segment = self._pool.received(fd, identity, size)
@@ -114,8 +117,15 @@ class ObjectChannel:
     def _unpacked(self, segment: Segment, sizes: Sequence[int], inline: bytes | None) -> Any:
         buffers = self._pool.unpack(segment, sizes)
         payload = buffers.pop() if inline is None else inline
-        return pickle.loads(payload, buffers=buffers)
+        return _loads(payload, buffers)
 
     def close(self) -> None:
         """Close this end: the others then notice that nobody is here."""
         self._end.close()
+
+
+def _loads(payload: Any, buffers: Sequence[memoryview] = ()) -> Any:
+    try:
+        return pickle.loads(payload, buffers=buffers)
+    except Exception as error:  # the class of any object may do anything while it is rebuilt
+        raise UnreadableMessageError(f"{type(error).__name__}: {error}") from error

@@ -20,8 +20,9 @@ from multiprocessing.reduction import DupFd
 from queue import SimpleQueue
 from typing import Any
 
-from datasets_impl.memory_segment import SegmentPool
-from datasets_impl.object_channel import ObjectChannel, PeerGoneError
+from datasets_impl.errors import StreamingError
+from datasets_impl.memory_segment import SegmentPool, SpareSegments
+from datasets_impl.object_channel import ObjectChannel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import StepRunner
 from datasets_impl.worker_crew import Failure
 
@@ -55,6 +56,7 @@ class WorkerRecipe:
         told_after: how many places may be free before they are told of.
         onward, onward_room: the next step's, which it fills; None after the last step.
         outlet: where results, failures and log records go.
+        spare: segments that others have too many of.
         places, place: the shared page of `PLACE`s, and its own among them.
         log_levels: of the parent's loggers by name; the root's is "".
     """
@@ -69,6 +71,7 @@ class WorkerRecipe:
     onward: socket.socket | None
     onward_room: HandedFd | None
     outlet: socket.socket
+    spare: SpareSegments
     places: HandedFd
     place: int
     log_levels: dict[str, int]
@@ -80,13 +83,13 @@ def main(recipe: WorkerRecipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _send_logs(recipe)
-    pool = SegmentPool()
+    pool = SegmentPool(recipe.spare)
     outlet = ObjectChannel(recipe.outlet, pool)
     worker = _Worker(recipe, outlet, pool)
     try:
         worker.serve(pickle.loads(recipe.runner))
     except PeerGoneError:
-        pass  # the pipeline was left, or another worker failed: nobody wants the rest
+        pass  # the end, or the pipeline was left, or another worker failed
     except BaseException as error:
         failure = Failure.of(error, recipe.step, recipe.worker, worker.batch)
         with suppress(PeerGoneError):
@@ -108,13 +111,16 @@ class _Worker:
         self._quick = True
 
     def serve(self, runner: StepRunner) -> None:
-        """Take minibatches until nobody sends any more."""
+        """Take minibatches until nobody sends any more, or nobody wants what comes out: a `PeerGoneError`."""
         offset = self._recipe.place * PLACE.size
         while True:
             try:
                 self.batch, items = self._next()
-            except EOFError:
-                return
+            except UnreadableMessageError as error:
+                raise StreamingError(
+                    f"a minibatch cannot be rebuilt in the process of step {runner.name!r} ({error}): give others, or use "
+                    "threads."
+                ) from error
             PLACE.pack_into(self._places, offset, self.batch)
             started = time.perf_counter()
             results = runner(self.batch, items)

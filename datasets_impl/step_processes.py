@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import __main__
 from datasets_impl.errors import StreamingError, WorkerLostError
-from datasets_impl.memory_segment import SegmentPool
-from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError
+from datasets_impl.memory_segment import SegmentPool, SpareSegments
+from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import PipelineStep
 from datasets_impl.step_process import NO_BATCH, PLACE, HandedFd, WorkerRecipe, main
 from datasets_impl.worker_crew import Failure, Result
@@ -62,7 +62,8 @@ class ProcessCrew:
 
     def __init__(self, branches: Sequence[Sequence[PipelineStep]], aligned: bool) -> None:
         self._owner = os.getpid()
-        self._pool = SegmentPool()
+        self._spare = SpareSegments()
+        self._pool = SegmentPool(self._spare)
         self._workers: list[tuple[PipelineStep, int, SpawnProcess]] = []
         self._inlets: list[ObjectChannel] = []
         self._room = [steps[0].queue for steps in branches]
@@ -123,6 +124,7 @@ class ProcessCrew:
                         onward=None if last else pairs[place + 1][0],
                         onward_room=None if last else HandedFd(rooms[place + 1]),
                         outlet=outlet,
+                        spare=self._spare,
                         places=places,
                         place=len(self._workers),
                         log_levels=levels,
@@ -200,9 +202,14 @@ class ProcessCrew:
         """Return a result if one is there, and see to everything else that is."""
         try:
             found = self._outlet.receive()
-        except EOFError:
-            # Every worker closed its end: each of them is gone, or about to be.
-            raise BlockingIOError from None
+        except PeerGoneError:
+            # Every worker closed its end, so that each of them is gone, or about to be.
+            self._workers[0][2].join(END_SECONDS)
+            self._throw_lost(*(self._lost() or (*self._workers[0][:2], 0)))
+        except UnreadableMessageError as error:
+            raise StreamingError(
+                f"a result cannot be rebuilt in the caller's process ({error}): return others, or use threads."
+            ) from error
         if type(found) is tuple:
             return Result(*found)
         if type(found) is Failure:
@@ -276,6 +283,7 @@ class ProcessCrew:
         self._outlet.close()
         self._unsent.clear()
         self._pool.close()
+        self._spare.close()
         for fd in self._room_fds:
             os.close(fd)
         self._room_fds.clear()
@@ -285,7 +293,7 @@ class ProcessCrew:
         while (left := deadline - time.monotonic()) > 0:
             try:
                 found = self._outlet.receive()
-            except EOFError:
+            except PeerGoneError:
                 break
             except BlockingIOError:
                 self._poll.poll(left * 1000)

@@ -46,11 +46,9 @@ class Failure(NamedTuple):
         What ends a program or a generator (`SystemExit`, `StopIteration`) arrives as a `StepError`: it was not meant
         for the caller.
         """
-        place = "before its first minibatch" if self.batch is None else f"in minibatch {self.batch}"
+        place = "outside any minibatch" if self.batch is None else f"in minibatch {self.batch}"
         where = f"step {self.step!r} failed {place} (worker {self.worker}): {self.message}"
-        failure = StepError(
-            where, step=self.step, batch=self.batch, worker=self.worker, traceback_text=self.traceback_text
-        )
+        failure = StepError(where, self.step, self.batch, self.worker, self.traceback_text)
         error = self.error
         if not isinstance(error, Exception) or isinstance(error, StopIteration | StopAsyncIteration):
             raise failure from error
