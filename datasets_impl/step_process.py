@@ -118,8 +118,8 @@ class _Worker:
                 self.batch, items = self._next()
             except UnreadableMessageError as error:
                 raise StreamingError(
-                    f"a minibatch cannot be rebuilt in the process of step {runner.name!r} ({error}): give others, or use "
-                    "threads."
+                    f"a minibatch cannot be rebuilt in the process of step {runner.name!r} ({error}): give others, or "
+                    "use threads."
                 ) from error
             PLACE.pack_into(self._places, offset, self.batch)
             started = time.perf_counter()
