@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def _ours(items: Iterable[Any], batch_size: int, count: int, step: Step, use_pro
 def _bare_threads(count: int) -> float:
     queues: list[Any] = [queue.Queue(QUEUED) for _ in range(STEPS + 1)]
     started = time.perf_counter()
-    for inlet, outlet in zip(queues, queues[1:], strict=False):
+    for inlet, outlet in pairwise(queues):
         threading.Thread(target=_serve, args=(inlet, outlet, add_one)).start()
     threading.Thread(target=_feed, args=(queues[0], _small_batches())).start()
     got = sum(1 for _ in iter(queues[-1].get, None))
@@ -131,10 +131,7 @@ def _bare_threads(count: int) -> float:
 def _bare_processes(batches: Iterable[Any], count: int, step: Step) -> float:
     context = multiprocessing.get_context("spawn")
     queues: list[Any] = [context.Queue(QUEUED) for _ in range(STEPS + 1)]
-    processes = [
-        context.Process(target=_serve, args=(inlet, outlet, step))
-        for inlet, outlet in zip(queues, queues[1:], strict=False)
-    ]
+    processes = [context.Process(target=_serve, args=(inlet, outlet, step)) for inlet, outlet in pairwise(queues)]
     for process in processes:
         process.start()
     threading.Thread(target=_feed, args=(queues[0], batches)).start()
