@@ -10,6 +10,8 @@ from __future__ import annotations
 import array
 import pickle
 import socket
+import struct
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,9 @@ from datasets_impl.memory_segment import Segment, SegmentPool
 
 INLINE = 1 << 15  # bytes of a pickled object that travel in the packet; Linux allows some 200,000 by default
 LARGE = 1 << 14  # bytes of a buffer (of an array) from which it travels in a segment
+SMALL = 1 << 11  # bytes of a pickled object up to which several travel in one packet: a packet costs more than that
+BUNDLED = INLINE // SMALL  # objects in one packet, at most
+BUNDLE = 0  # the first byte of a packet with several objects; a pickled object begins otherwise
 MOST_BUFFERS = 2000  # that travel in a segment beside the pickled object: their sizes have to fit into the packet
 
 
@@ -53,6 +58,11 @@ class Parcel:
             self.segment = pool.pack(buffers)
             self.payload = pickle.dumps((self.segment.identity, self.segment.size, sizes, inline))
 
+    @property
+    def is_small(self) -> bool:
+        """Whether it may travel in a packet with others."""
+        return self.segment is None and len(self.payload) <= SMALL
+
 
 class ObjectChannel:
     """One end of a socket, in one process."""
@@ -62,6 +72,7 @@ class ObjectChannel:
         self._pool = pool
         self._packet = bytearray(2 * INLINE)
         self._view = memoryview(self._packet)
+        self._unread: deque[memoryview] = deque()  # pickled objects of the last packet
         self._ancillary = socket.CMSG_SPACE(array.array("i").itemsize)
 
     def fileno(self) -> int:
@@ -92,6 +103,22 @@ class ObjectChannel:
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGoneError from error
 
+    def post_together(self, parcels: Sequence[Parcel]) -> None:
+        """Send up to `BUNDLED` small parcels, which one process receives.
+
+        Raises:
+            PeerGoneError: nobody receives any more.
+        """
+        if len(parcels) == 1:
+            self.post(parcels[0])
+            return
+        payloads = [parcel.payload for parcel in parcels]
+        lengths = struct.pack(f"={len(payloads)}H", *map(len, payloads))
+        try:
+            self._end.send(b"".join((bytes((BUNDLE, len(payloads))), lengths, *payloads)))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise PeerGoneError from error
+
     def receive(self, wait: bool = True) -> Any:
         """Return the next object, with `wait` as soon as there is one, unless the channel does not block.
 
@@ -100,6 +127,8 @@ class ObjectChannel:
             BlockingIOError: there is none.
             UnreadableMessageError: the object cannot be rebuilt in this process.
         """
+        if self._unread:
+            return _loads(self._unread.popleft())
         flags = socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
             length, ancillary, _, _ = self._end.recvmsg_into([self._packet], self._ancillary, flags)
@@ -107,12 +136,22 @@ class ObjectChannel:
             raise PeerGoneError from error
         if not length:
             raise PeerGoneError
+        if self._packet[0] == BUNDLE:
+            return self._first_of_bundle()
         if not ancillary:
             return _loads(self._view[:length])
         identity, size, sizes, inline = pickle.loads(self._view[:length])
         (fd,) = array.array("i", ancillary[0][2])
         segment = self._pool.received(fd, identity, size)
         return self._unpacked(segment, sizes, inline)
+
+    def _first_of_bundle(self) -> Any:
+        count = self._packet[1]
+        start = 2 + 2 * count
+        for length in struct.unpack_from(f"={count}H", self._packet, 2):
+            self._unread.append(self._view[start : start + length])
+            start += length
+        return _loads(self._unread.popleft())
 
     def _unpacked(self, segment: Segment, sizes: Sequence[int], inline: bytes | None) -> Any:
         buffers = self._pool.unpack(segment, sizes)

@@ -22,11 +22,11 @@ from typing import Any
 
 from datasets_impl.errors import StreamingError
 from datasets_impl.memory_segment import SegmentPool, SpareSegments
-from datasets_impl.object_channel import ObjectChannel, PeerGoneError, UnreadableMessageError
+from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import StepRunner
 from datasets_impl.worker_crew import Failure
 
-QUICK_SECONDS = 1e-4  # a call of a step up to which telling of each place costs more than telling a bit later
+QUICK_SECONDS = 1e-4  # a call of a step up to which a packet for each result costs more than waiting for the next ones
 NO_BATCH = -1
 PLACE = struct.Struct("q")  # which minibatch a worker is at, where the parent can read it when the worker is gone
 
@@ -53,7 +53,8 @@ class WorkerRecipe:
         runner: the pickled `StepRunner`.
         step, worker, branch: who it is.
         inlet, inlet_room: where minibatches come from, and the count of places that it frees by taking one.
-        told_after: how many places may be free before they are told of.
+        told_after: how many places may be free before they are told of, while the step is quick.
+        together: how many small results may travel together, while the step is quick.
         onward, onward_room: the next step's, which it fills; None after the last step.
         outlet: where results, failures and log records go.
         spare: segments that others have too many of.
@@ -68,6 +69,7 @@ class WorkerRecipe:
     inlet: socket.socket
     inlet_room: HandedFd
     told_after: int
+    together: int
     onward: socket.socket | None
     onward_room: HandedFd | None
     outlet: socket.socket
@@ -102,12 +104,10 @@ class _Worker:
     def __init__(self, recipe: WorkerRecipe, outlet: ObjectChannel, pool: SegmentPool) -> None:
         self.batch: int | None = None
         self._recipe = recipe
-        self._outlet = outlet
         self._inlet = ObjectChannel(recipe.inlet, pool)
-        self._onward = None if recipe.onward is None else ObjectChannel(recipe.onward, pool)
+        self._onward = _Onward(recipe, outlet, pool)
         self._places = mmap.mmap(recipe.places.fd, 0)
         self._taken = 0  # minibatches whose places were not told of yet
-        self._room = 0  # places in the next queue that are this worker's to fill
         self._quick = True
 
     def serve(self, runner: StepRunner) -> None:
@@ -127,21 +127,18 @@ class _Worker:
             self._quick = time.perf_counter() - started < QUICK_SECONDS
             # Nothing may keep a minibatch alive that is on its way already: it can be large.
             del items
-            self._forward(results)
+            self._onward.pass_on(self.batch, results, hold=self._quick)
             del results
             PLACE.pack_into(self._places, offset, NO_BATCH)
             self.batch = None
 
     def _next(self) -> Any:
-        """The next minibatch. Places that it leaves free are told of several at a time while the step is quick, and at
-        the latest before this worker waits."""
-        if self._taken:
-            try:
-                found = self._inlet.receive(wait=False)
-            except BlockingIOError:
-                self._tell_room()
-                found = self._inlet.receive()
-        else:
+        """The next minibatch. Before this worker waits, it tells and passes on everything that it has held back."""
+        try:
+            found = self._inlet.receive(wait=not (self._taken or self._onward.held))
+        except BlockingIOError:
+            self._tell_room()
+            self._onward.flush()
             found = self._inlet.receive()
         self._taken += 1
         if self._taken >= self._recipe.told_after or not self._quick:
@@ -149,17 +146,53 @@ class _Worker:
         return found
 
     def _tell_room(self) -> None:
-        os.eventfd_write(self._recipe.inlet_room.fd, self._taken)
-        self._taken = 0
+        if self._taken:
+            os.eventfd_write(self._recipe.inlet_room.fd, self._taken)
+            self._taken = 0
 
-    def _forward(self, results: Any) -> None:
-        if self._onward is None or self._recipe.onward_room is None:
-            self._outlet.send((self._recipe.branch, self.batch, results))
-            return
+
+class _Onward:
+    """The way to the next step, or from the last one to the caller.
+
+    Attributes:
+        held: small results that wait for others to travel with them.
+    """
+
+    def __init__(self, recipe: WorkerRecipe, outlet: ObjectChannel, pool: SegmentPool) -> None:
+        self.held: list[Parcel] = []
+        self._pool = pool
+        self._branch = recipe.branch
+        self._together = recipe.together
+        self._room = 0  # places in the next queue that are this worker's to fill
+        self._room_fd = None if recipe.onward_room is None else recipe.onward_room.fd
+        self._channel = outlet if recipe.onward is None else ObjectChannel(recipe.onward, pool)
+
+    def pass_on(self, batch: int, results: Any, hold: bool) -> None:
+        """Send results, or `hold` them for a moment if they are small."""
+        task = (batch, results) if self._room_fd is not None else (self._branch, batch, results)
+        parcel = Parcel(task, self._pool)
+        if not parcel.is_small:
+            self.flush()
+        self.held.append(parcel)
+        if not hold or not parcel.is_small or len(self.held) >= self._together:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is held, as soon as there are places for it."""
+        while self.held:
+            count = self._claimed(len(self.held))
+            self._channel.post_together(self.held[:count])
+            del self.held[:count]
+
+    def _claimed(self, wanted: int) -> int:
+        """Wait for a place in the next queue; return how many, up to those wanted, are this worker's to fill."""
+        if self._room_fd is None:
+            return wanted
         if not self._room:
-            self._room = os.eventfd_read(self._recipe.onward_room.fd)
-        self._room -= 1
-        self._onward.send((self.batch, results))
+            self._room = os.eventfd_read(self._room_fd)
+        count = min(wanted, self._room)
+        self._room -= count
+        return count
 
 
 class _LogSender(QueueHandler):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import __main__
 from datasets_impl.errors import StreamingError, WorkerLostError
 from datasets_impl.memory_segment import SegmentPool, SpareSegments
-from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
+from datasets_impl.object_channel import BUNDLED, ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import PipelineStep
 from datasets_impl.step_process import NO_BATCH, PLACE, HandedFd, WorkerRecipe, main
 from datasets_impl.worker_crew import Failure, Result
@@ -121,6 +121,7 @@ class ProcessCrew:
                         inlet=pairs[place][1],
                         inlet_room=HandedFd(rooms[place]),
                         told_after=max(1, step.queue // 2 // step.workers),
+                        together=_together(steps[place : place + 2]),
                         onward=None if last else pairs[place + 1][0],
                         onward_room=None if last else HandedFd(rooms[place + 1]),
                         outlet=outlet,
@@ -302,6 +303,15 @@ class ProcessCrew:
                 _log(found)
         for _, _, process in self._workers:
             process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _together(steps: Sequence[PipelineStep]) -> int:
+    """How many results of the first step may travel in one packet to the second, or from the last step to the caller.
+
+    One process receives a packet: several workers get one minibatch each, so that all have work."""
+    if steps[-1].workers > 1 and len(steps) > 1:
+        return 1
+    return min(BUNDLED, max(1, min(step.queue for step in steps) // 2))
 
 
 def _rebuilt(failure: Failure) -> Failure:

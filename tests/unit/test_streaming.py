@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from operator import length_hint
@@ -22,6 +25,8 @@ from datasets_impl.streaming import (
     StripAbsentValues,
 )
 from tests.unit import streaming_steps as steps
+
+ROOT = Path(__file__).parents[2]
 
 both = pytest.mark.parametrize("use_processes", [False, True], ids=["threads", "processes"])
 
@@ -257,6 +262,15 @@ def test_log_records_of_workers_reach_the_callers_logging(
         SequentialQueuedPipeline([steps.log_each], 2, use_processes=use_processes).transform(range(5))
     assert sorted(record.getMessage() for record in caplog.records) == [f"item {number}" for number in range(5)]
     assert {record.name for record in caplog.records} == {"tests.streaming"}
+
+
+def test_the_examples_of_the_document_run() -> None:
+    document = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+    program = "\n".join(re.findall(r"^```python\n(.*?)^```$", document, re.MULTILINE | re.DOTALL))
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    first, second = done.stdout.splitlines()
+    assert f"# {first}, then {second}" in document
 
 
 @pytest.mark.feature("X1")
