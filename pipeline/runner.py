@@ -6,22 +6,22 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from schemas.binding import Directories
 from schemas.outcome import Outcome
-from schemas.training_result import EXTERNAL_STORE, TrainingResult
+from schemas.training_result import TrainingResult
 from trainers import checkpoint, numerics
-from trainers.contract import Stopped
 
 from . import code_changes, gpu_locks, plots, provenance, rank_devices, result_uploads, worker
 from .checkpoint_record import Recorded
+from .data_directory import data_directory
 from .data_parallel import DataParallelTrainer, devices_of
 from .errors import PipelineError
 from .events import EventLog
@@ -40,8 +40,8 @@ from .running import RunningAttempt
 from .settings import Database, Settings
 from .shift import Shift
 from .stop import StopSignal
-from .store import datajoint_adapter
-from .store.interface import Store, StoreUnavailable, parse_address
+from .store.interface import Store, parse_address
+from .store_patience import StorePatience
 from .trainer_parts import arguments_of, loaders_of, named_by
 from .training_events import TrainingEvents
 from .training_spec import TrainingSpec, read_spec
@@ -57,9 +57,6 @@ SERVED = ("stop", "progress", "reporter", "checkpoints")  # what a worker does f
 
 CHECKPOINT = "checkpoint"  # the kind of artifacts that are states of a training
 CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
-
-FIRST_DELAY, LONGEST_DELAY = 1.0, 15.0  # s between tries to reach a store that is away
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,9 +100,15 @@ class TaskRunner:
         self._database = database
         self._heartbeat: Heartbeat | None = None
         self._gpu = OwnGpu(settings)
+        self._patiently = StorePatience(settings.store_away_seconds).with_store
         self.in_pool = False  # then the process that started this one shows its trainings
         self.gpus: Sequence[Gpu] | None = None  # those its trainings may have; None for all that CUDA shows
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches go."""
+        return self._gpu.device
 
     def close(self) -> None:
         """End the heartbeat and the loader processes of the trainers that were handed out."""
@@ -217,7 +220,7 @@ class TaskRunner:
                 "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
                 "code_texts": made_by.pop("code_texts"),
             }
-            here = self._takes_blobs(table)
+            here = result_uploads.takes_blobs(table)
             weights, uploaded = self._patiently(
                 attempt,
                 lambda: result_uploads.upload(
@@ -323,20 +326,8 @@ class TaskRunner:
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
-        `dataset_dir` directly."""
-        name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
-        own = getattr(training.dataset.cls, "fingerprint", None)
-        if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
-                len(Path(name).parts) - 1
-            ]
-        if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
-            raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
-                "a new dataset configuration"
-            )
-        return folders.dataset_dir
+        """The folder that user code finds the data file in."""
+        return data_directory(training.dataset_row, training.dataset, folders.dataset_dir, cache, self._store)
 
     def _offers(
         self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack
@@ -370,32 +361,6 @@ class TaskRunner:
             resources.callback(path.unlink, missing_ok=True)
             offered["initial_weights"] = str(path)
         return offered, settled
-
-    def _patiently(self, attempt: RunningAttempt | None, use: Callable[[], T]) -> T:
-        """Use the store; in an attempt again and again while it is away.
-
-        Past the limit the attempt ends as if it had been told to stop: nothing is wrong with its task, and its
-        checkpoint stays on this node.
-        """
-        deadline, delay = time.monotonic() + self._settings.store_away_seconds, FIRST_DELAY
-        while True:
-            try:
-                return use()
-            except StoreUnavailable as error:
-                if attempt is None:
-                    raise
-                if attempt.requested or time.monotonic() > deadline:
-                    raise Stopped(f"The attempt ends while the store is away: {error}") from error
-                logger.warning("%s; trying again in %.0f s", error, delay)
-                time.sleep(delay)
-                delay = min(2 * delay, LONGEST_DELAY)
-
-    @staticmethod
-    def _takes_blobs(table: Any) -> bool:
-        """Whether the histories of this table lie in our store; then nothing slow is left for the insert's
-        transaction."""
-        protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
-        return protocol == datajoint_adapter.PROTOCOL
 
     def _threads(self, devices: int) -> int:
         """Of each process: several of one training share what a worker has."""
