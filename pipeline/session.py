@@ -17,6 +17,7 @@ from schemas import (  # noqa: F401 - tables to declare
     attempt,
     binding,
     checkpoint,
+    prediction,
     project,
     schema,
     script_result,
@@ -34,6 +35,7 @@ from .events import EventLog
 from .file_digest import FileDigests
 from .home import Home
 from .models import ModelLibrary
+from .prediction_runner import PredictionRunner
 from .prober import DatasetProber
 from .queue import declare_indexes
 from .resolver import ClassResolver
@@ -255,6 +257,7 @@ def _declare(settings: Settings, connection: HealingConnection) -> None:
     schema.activate(settings.schema_name, connection, create=True)
     declare_indexes(training_result.TrainingResult())  # and with them the job table
     declare_indexes(script_result.ScriptResult())
+    declare_indexes(prediction.Prediction())
 
 
 def _tables_version() -> int:
@@ -400,5 +403,6 @@ def _bind(
     cleanup.callback(runner.close)
     models = ModelLibrary(resolver, store, folders)
     scripts = ScriptTaskRunner(settings, home, code_dir)
-    binding.bind(binding.Services(resolver, prober, runner, models, scripts))
+    predictions = PredictionRunner(settings, resolver, store, folders, code_dir, models, runner)
+    binding.bind(binding.Services(resolver, prober, runner, models, scripts, predictions))
     cleanup.callback(binding.bind, None)

@@ -1,4 +1,4 @@
-"""What `trainloom status` prints of script tasks, where there are any."""
+"""What `trainloom status` prints of prediction and script tasks, where there are any."""
 
 from __future__ import annotations
 
@@ -8,46 +8,60 @@ from typing import Any
 from pipeline.cli.context import print_table
 
 RECENT = 10
-"""How many failed script tasks are shown."""
+"""How many failed tasks of a kind are shown."""
+KINDS = ("predictions", "scripts")
+RUNNING: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "predictions": (("prediction", "model", "data", "tier"), ("model_class", "data", "tier")),
+    "scripts": (("script task", "name", "file"), ("name", "file_name")),
+}
+"""Kind to the names that its table begins with, and what stands below all but the first of them."""
 
 
-def script_status() -> dict[str, Any]:
-    """Script tasks by state, who runs one, and what failed; in a session."""
-    from pipeline import script_states
+def other_tasks() -> dict[str, dict[str, Any]]:
+    """Kind to its tasks by state, who holds one, and what failed; in a session."""
+    from pipeline import prediction_states, script_states
+
+    return {kind: _found(states) for kind, states in zip(KINDS, (prediction_states, script_states), strict=True)}
+
+
+def _found(states: Any) -> dict[str, Any]:
     from pipeline.task_states import State
 
-    counts = script_states.count()
+    counts = states.count()
     some = any(counts.values())
     return {
         "tasks": counts,
-        "workers": script_states.live_workers() if some else [],
-        "errors": script_states.rows(states=(State.ERROR, State.RETRY), limit=RECENT) if some else [],
+        "workers": states.live_workers() if some else [],
+        "errors": states.rows(states=(State.ERROR, State.RETRY), limit=RECENT) if some else [],
     }
 
 
-def print_counts(trainings: Mapping[str, int], scripts: Mapping[str, int]) -> None:
-    """Tasks by state: trainings alone where there are no script tasks."""
-    if not any(scripts.values()):
-        print_table(("state", "tasks"), [*trainings.items(), ("all", sum(trainings.values()))])
-        return
-    rows = [(state, number, scripts[state]) for state, number in trainings.items()]
-    print_table(("state", "tasks", "scripts"), [*rows, ("all", sum(trainings.values()), sum(scripts.values()))])
+def print_counts(trainings: Mapping[str, int], found: Mapping[str, Any]) -> None:
+    """Tasks by state; `found` has those of other kinds, which are shown where there are any."""
+    counts = {
+        "tasks": trainings,
+        **{kind: found[kind]["tasks"] for kind in KINDS if any(found[kind]["tasks"].values())},
+    }
+    rows = [(state, *(numbers[state] for numbers in counts.values())) for state in trainings]
+    print_table(("state", *counts), [*rows, ("all", *(sum(numbers.values()) for numbers in counts.values()))])
 
 
-def print_running(workers: Sequence[Mapping[str, Any]], lasting: Callable[[float | None], str | None]) -> None:
-    """The scripts that run; `lasting` says a duration."""
+def print_running(
+    kind: str, workers: Sequence[Mapping[str, Any]], lasting: Callable[[float | None], str | None]
+) -> None:
+    """The tasks of a kind that run; `lasting` says a duration."""
     from pipeline.short_keys import shown
 
     if not workers:
         return
+    names, columns = RUNNING[kind]
     print()
     print_table(
-        ("script task", "name", "file", "running for", "last beat", "process"),
+        (*names, "running for", "last beat", "process"),
         [
             (
                 shown(row["task"]),
-                row["name"],
-                row["file_name"],
+                *(row[column] or None for column in columns),
                 lasting(row["seconds"]),
                 lasting(row["beat_seconds"]),
                 f"{row['pid']} on {row['pod'] or row['host']}",
