@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .errors import PipelineError
 from .node_cache import NodeCache
+from .prober import companions_of
 from .store.interface import Store
 from .training_spec import Component
 
@@ -15,8 +16,8 @@ from .training_spec import Component
 def data_directory(
     row: Mapping[str, Any], dataset: Component, dataset_dir: Path, cache: NodeCache, store: Store
 ) -> Path:
-    """The folder that a dataset class finds the data file of its row in: verified, in the node's cache. Classes with a
-    fingerprint of their own read from `dataset_dir` directly.
+    """The folder that a dataset class finds the data file of its row in, with the files that belong to it: verified, in
+    the node's cache. Classes with a fingerprint of their own read from `dataset_dir` directly.
 
     Raises
     ------
@@ -28,7 +29,11 @@ def data_directory(
     name, sha256 = row["dataset_file_name"], row["dataset_file_sha256"]
     own = getattr(dataset.cls, "fingerprint", None)
     if own is None:
-        return cache.fetch(name, sha256, dataset_dir / name, store=store).parents[len(Path(name).parts) - 1]
+        path = cache.fetch(name, sha256, dataset_dir / name, store=store)
+        for companion, digest in companions_of(dataset.cls, path).items():
+            beside = str(PurePosixPath(name).with_name(companion))
+            cache.fetch(beside, digest, dataset_dir / beside, store=store, companion_of=sha256)
+        return path.parents[len(Path(name).parts) - 1]
     if own(dataset_dir / name, **dataset.params) != sha256:
         raise PipelineError(
             f"the data at {dataset_dir / name} changed since its configuration was inserted; insert it as "

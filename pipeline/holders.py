@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.attempt import Attempt
 
-from .queue import job_table
+from .job_table import job_table
 from .task_states import NOW, seconds_between
 
 COLUMNS = {"worker": "a.attempt_worker", "host": "j.host", "pid": "j.pid", "pod": "a.attempt_pod"}

@@ -21,6 +21,7 @@ from trainers.trainer_options import TrainerOptions
 from .model_loading import label_of
 from .prediction_data import Examples
 from .prediction_file import PredictionWriter, UnsuitableOutputs
+from .result_rows import finite, metric_rows
 from .training_spec import Component, TrainingSpec
 
 Progress = Callable[[int, int], None]
@@ -51,15 +52,7 @@ class Passed:
 
     def metrics(self) -> list[dict[str, Any]]:
         """A row for each value, as `schemas.prediction.Prediction.Metric` has it without its key."""
-        return [
-            {
-                "metric_name": name,
-                "metric_value": finite(value),
-                "metric_direction": self.directions[name],
-                "metric_note": "" if math.isfinite(value) else f"not finite: {value}",
-            }
-            for name, value in self.values.items()
-        ]
+        return metric_rows(self.values, self.directions)
 
 
 def predictor(model: torch.nn.Module, device: torch.device, training: TrainingSpec | None) -> Predictor:
@@ -128,8 +121,3 @@ def nameless_file(folder: Path) -> BinaryIO:
     """A file in a folder that is gone as soon as it is closed, also by a kill."""
     folder.mkdir(parents=True, exist_ok=True)
     return cast(BinaryIO, tempfile.TemporaryFile(dir=folder))
-
-
-def finite(value: float) -> float | None:
-    """The value as a database holds it."""
-    return float(value) if math.isfinite(value) else None

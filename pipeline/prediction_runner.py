@@ -21,6 +21,7 @@ from trainers.contract import Stopped
 
 from . import dataset_store, prediction_data, prediction_file, provenance, result_uploads
 from .data_directory import data_directory
+from .folders import Folders
 from .gpu_choice import OwnGpu
 from .model_catalog import Kind, Model
 from .models import ModelLibrary
@@ -28,7 +29,7 @@ from .node_cache import NodeCache
 from .prediction_data import Examples
 from .prediction_pass import Passed, Progress, nameless_file, predict, predictor, said_if_unsuitable
 from .resolver import ClassResolver
-from .runner import Folders, TaskRunner
+from .runner import TaskRunner
 from .running import RunningAttempt
 from .settings import Settings
 from .store.interface import Store

@@ -13,7 +13,7 @@ from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
 from .holders import holders
-from .queue import job_table
+from .job_table import job_table
 from .task_states import State, attempts_sql, every_state, in_states, limited_to, state_sql
 
 STATE = state_sql(KEY, f"s.{TASK} IS NULL")

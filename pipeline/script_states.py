@@ -8,7 +8,7 @@ from schemas.script_result import ScriptResult
 from schemas.script_task import KEY, ScriptTask
 
 from .holders import holders
-from .queue import job_table
+from .job_table import job_table
 from .task_states import State, attempts_sql, every_state, in_states, limited_to, state_sql
 
 STATE = state_sql(KEY)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .errors import NotConnected
@@ -21,12 +21,16 @@ class Probe:
         such lists.
     additional_model_params : parameters the dataset hands to every model.
     example_counts : tier to the number of examples one epoch draws.
+    companions : files that belong to the data file, name beside it to sha256.
+    origin : where the data come from, as far as the dataset class can tell.
     """
 
     input_shape: Any
     output_shape: Any
     additional_model_params: dict[str, Any]
     example_counts: dict[str, int]
+    companions: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,16 @@ class Directories:
 
 
 class Resolver(Protocol):
-    """Finds classes by module and name."""
+    """Finds classes and functions by module and name."""
 
     def resolve(self, module: str, name: str, kind: str) -> type:
         """The class, imported from an allow-listed package and checked against the contract of its kind."""
 
     def signature(self, module: str, name: str, kind: str) -> Signature:
         """The parameters that a row may set on the class."""
+
+    def resolve_function(self, module: str, name: str) -> Callable[..., Any]:
+        """The function, imported from an allow-listed package."""
 
 
 class Prober(Protocol):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.cli.main import main
+    from pipeline.data_import import import_examples
     from pipeline.results import leaderboard
     from pipeline.session import Session, connect
     from pipeline.settings import Settings
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "pipeline.session",
+    "import_examples": "pipeline.data_import",
     "leaderboard": "pipeline.results",
     "main": "pipeline.cli.main",
     "Session": "pipeline.session",
@@ -64,6 +66,7 @@ __all__ = [
     "TrainingResult",
     "TrainingTask",
     "connect",
+    "import_examples",
     "leaderboard",
     "main",
 ]
