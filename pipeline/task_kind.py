@@ -47,7 +47,7 @@ class TaskKind:
 
     @property
     def participle(self) -> str:
-        """What a finished task of the kind is, in sentences: ``trained`` or ``run``."""
+        """What a finished task of the kind is, in sentences: ``trained``, ``predicted`` or ``run``."""
         return str(self.results.participle)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import datajoint as dj
 
 from . import (
+    metric,
     provenance,
     stored_blob,  # noqa: F401  (registers the codec that the definition of the provenance names)
 )
@@ -58,13 +59,9 @@ class Prediction(Queued, dj.Computed):
     class Metric(Connected, dj.Part):
         """A metric of the outputs, of those that the training computed; there are none without targets."""
 
-        definition = """
+        definition = f"""
         -> master
-        metric_name      : varchar(64)
-        ---
-        metric_value=null : float64               # NULL if not finite
-        metric_direction : enum('max', 'min')     # which way is better
-        metric_note=''   : varchar(255)
+        {metric.DEFINITION}
         """
 
     class Provenance(Connected, dj.Part):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import datajoint as dj
 
 from .binding import services
-from .config_table import rows_of, unknown_column
+from .config_table import MAX_INT32, each_checked, rows_of, unknown_column
 from .dataset_config import TIERS, DatasetConfig
 from .errors import DamagedRow, InvalidRow
 from .hashing import content_md5, plain
@@ -27,7 +27,6 @@ TIER = "prediction_tier"
 BATCH_SIZE = "prediction_batch_size"
 PREDICTED = "predicted_dataset_md5_hash"  # that of the configuration: a join with a training must not compare the two
 DEFAULT_TIER = "test"
-LARGEST_BATCH = 2**31 - 1
 
 
 @schema
@@ -81,18 +80,8 @@ class PredictionTask(Connected, dj.Manual):
             If a training or dataset does not exist, the tier is none, the class of the model is gone, or the examples
             have another shape than those that the model takes.
         """
-        rows = []
-        for number, row in enumerate(rows_of(tuples)):
-            try:
-                rows.append(_checked(row))
-            except InvalidRow as error:
-                raise InvalidRow(f"PredictionTask row {number}: {error}") from error
-        pairs = _Pairs(rows)
-        for number, row in enumerate(rows):
-            try:
-                pairs.check(row)
-            except InvalidRow as error:
-                raise InvalidRow(f"PredictionTask row {number}: {error}") from error
+        rows = each_checked("PredictionTask", rows_of(tuples), _checked)
+        each_checked("PredictionTask", rows, _Pairs(rows).check)
         return self._insert_checked(rows)
 
     insert_tuple = insert_tuples
@@ -189,7 +178,7 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidRow(f"{given['tier']!r} is not a tier; choose one of {', '.join(TIERS)}")
     check_integer("priority", given["priority"], 0, 127)
     if given["batch_size"] is not None:
-        check_integer("batch_size", given["batch_size"], 1, LARGEST_BATCH)
+        check_integer("batch_size", given["batch_size"], 1, MAX_INT32)
     return given
 
 

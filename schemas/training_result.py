@@ -8,6 +8,7 @@ from typing import Any
 import datajoint as dj
 
 from . import (
+    metric,
     provenance,
     stored_blob,  # noqa: F401  (registers the codec that the definitions name)
     usage,
@@ -52,13 +53,9 @@ class TrainingResult(Queued, dj.Computed):
     class Metric(Connected, dj.Part):
         """A metric of the best model on the test tier."""
 
-        definition = """
+        definition = f"""
         -> master
-        metric_name      : varchar(64)
-        ---
-        metric_value=null : float64               # NULL if not finite
-        metric_direction : enum('max', 'min')     # which way is better
-        metric_note=''   : varchar(255)
+        {metric.DEFINITION}
         """
 
     class Artifact(Connected, dj.Part):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import datajoint as dj
 
 from .binding import services
-from .config_table import rows_of, unknown_column
+from .config_table import each_checked, rows_of, unknown_column
 from .dataset_config import DatasetConfig
 from .errors import InvalidRow
 from .hashing import content_md5, plain, text_of
@@ -79,18 +79,8 @@ class TrainingTask(Connected, dj.Manual):
             If a configuration does not exist, a model parameter is missing, or the training tier is smaller than one
             batch.
         """
-        rows = []
-        for number, row in enumerate(rows_of(tuples)):
-            try:
-                rows.append(self._checked(row))
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
-        combinations = Combinations(rows)
-        for number, row in enumerate(rows):
-            try:
-                combinations.check(row)
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
+        rows = each_checked("TrainingTask", rows_of(tuples), self._checked)
+        each_checked("TrainingTask", rows, Combinations(rows).check)
         return self._insert_checked(rows)
 
     insert_tuple = insert_tuples

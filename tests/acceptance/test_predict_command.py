@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -16,6 +13,7 @@ import pytest
 from pipeline import dataset_store
 from pipeline.cli.error_chain import describe
 from pipeline.cli.main import build_parser
+from tests.acceptance.test_model_commands import Told
 from tests.integration.digits_tasks import insert_tasks, train, training
 from trainloom import (
     DatasetConfig,
@@ -29,19 +27,6 @@ from trainloom import (
 )
 
 TASK = "training_task_md5_hash"
-
-
-@dataclass
-class Told:
-    """How a command ended and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
 
 
 @pytest.fixture

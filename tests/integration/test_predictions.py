@@ -157,6 +157,11 @@ def test_a_prediction_is_made_anew_when_its_training_is(session: Session) -> Non
     train()
     predict()
     assert key in Prediction()
+    insert(task, **save(session, np.zeros((5, 4))))
+    predict()
+    TrainingTask().delete(prompt=False)
+    assert len(PredictionTask()) == len(Prediction()) == len(Prediction.Metric()) == 0
+    assert len(DatasetConfig()) == len(StoredDataset()) == 1
 
 
 def test_predictions_are_cancelled_retried_and_ordered_like_trainings(session: Session) -> None:
