@@ -32,6 +32,7 @@ __all__ = ["Code", "Group", "Mount", "Scaling", "Secret", "Toleration", "Values"
 WEEK = 7 * 24 * 3600  # s
 OWN_SETTINGS = {"grace_seconds": "grace_seconds", "progress_file": None, "worker_processes": "processes"}
 """Settings that the values decide otherwise, and by which field."""
+OWN_VOLUMES = frozenset({"tmp", "shm", "scratch", "code", "code-credentials"})
 SERVERS = (("database_url", "database_host"), ("mongo_url", "store_dir"))
 """Settings of which one must be known to a worker in a pod."""
 
@@ -110,8 +111,10 @@ class Code(_Section):
     repository: str | None = Field(default=None, description="git: its https:// address, without user and password")
     commit: Commit | None = Field(default=None, description="git: all 40 digits")
     secret: ObjectName | None = Field(
-        default=None, description="git: a Secret with the keys username and password, for private repositories"
+        default=None, description="git: a Secret with user and password or token, for private repositories"
     )
+    username_key: str = Field(default="username", min_length=1, description="git: its key with the user")
+    password_key: str = Field(default="password", min_length=1, description="git: its key with the password")
     image: str | None = Field(default=None, description="git: an image with git and a shell")
     claim: ObjectName | None = Field(default=None, description="pvc: of a PersistentVolume")
 
@@ -222,6 +225,13 @@ class Group(_Section):
     def _no_own_settings(cls, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         return _foreign(settings)
 
+    @field_validator("mounts")
+    @classmethod
+    def _no_own_mounts(cls, mounts: Mapping[str, Mount]) -> Mapping[str, Mount]:
+        for name in OWN_VOLUMES & set(mounts):
+            raise ValueError(f"has {name!r}, which every pod has anyway; give it another name")
+        return mounts
+
     @model_validator(mode="after")
     def _fits(self) -> Group:
         if self.gpu_memory is not None and not self.gpus:
@@ -256,8 +266,8 @@ class Values(_Section):
         default=None, description="of the pods; none: one without rights is made"
     )
     user: int = Field(default=10001, ge=1, description="number of the user, and group, that workers run as")
-    code: Code = Field(default=Code(), description="packages of one's own")
-    worker: Group = Field(default=Group(), description="the workers, or what all groups begin with")
+    code: Code = Field(default_factory=Code, description="packages of one's own")
+    worker: Group = Field(default_factory=Group, description="the workers, or what all groups begin with")
     groups: Named[Group] = Field(default={}, description="several kinds of workers, a Job for each")
 
     @field_validator("settings")

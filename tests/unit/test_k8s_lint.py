@@ -50,7 +50,7 @@ spec:
       containers:
       - name: worker
         image: registry.example.org:5000/lab/trainloom:1.0
-        command: [trainloom, worker]
+        command: [python, train.py]
         env:
         - {name: DJ_PASS, valueFrom: {secretKeyRef: {name: credentials, key: DJ_PASS}}}
         - {name: TRAINLOOM_GRACE_SECONDS, value: "60"}
@@ -349,13 +349,10 @@ def test_a_finding_reads_as_one_sentence() -> None:
     ]
 
 
-WORKER_LABELS = {"app.kubernetes.io/component": "worker"}
-
-
 def worker(*variables: str, config: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """A worker's Job whose container knows these variables, and its ConfigMap if it has one."""
     job = copy.deepcopy(JOB)
-    put(job, "metadata.labels", WORKER_LABELS)
+    put(job, f"{WORKER}.command", ["trainloom", "worker", "--once"])
     put(
         job,
         f"{WORKER}.env",
