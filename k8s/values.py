@@ -240,6 +240,8 @@ class Group(_Section):
             raise ValueError("has gpu_memory, which only NVIDIA's nodes are labelled with; use required_nodes")
         if self.command is not None and (self.options or self.watch or self.processes):
             raise ValueError("has a command of its own, beside which options, watch and processes count nothing")
+        if self.autoscale is not None and (self.queue or self.suspend or self.peers):
+            raise ValueError("has autoscale, beside which queue, suspend and peers count nothing; remove them")
         if self.max_failed is not None and self.max_failed > self.workers:
             raise ValueError(f"has max_failed {self.max_failed}, more than its {self.workers} workers")
         return self

@@ -1,4 +1,4 @@
-"""The tables of values in docs/kubernetes.md are those of the code; `python -m tests.unit.test_k8s_docs` prints them."""
+"""The tables of values in docs/kubernetes.md are the code's; `python -m tests.unit.test_k8s_docs` prints them."""
 
 from __future__ import annotations
 
