@@ -27,6 +27,7 @@ TRANSIENT = frozenset({429, 500, 502, 503, 504})
 NOT_DONE = 429  # refused before anything happened
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE = 401, 403, 404, 409, 410
 MERGE_PATCH = "application/merge-patch+json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 CHUNK = 2**16  # bytes
 MARK = "trainloom/created-by"
 """Annotation that tells whether an object is the one that a create, whose answer was lost, has made."""
@@ -61,6 +62,10 @@ class Unreachable(ApiError):
         self.is_transient = self.is_open = is_transient
 
 
+class StreamBroken(KubernetesError):
+    """A stream ended in the middle, or said nothing for too long: ask for what follows."""
+
+
 class Expired(KubernetesError):
     """A watch asks for changes that the server no longer remembers: list again."""
 
@@ -85,6 +90,10 @@ class Api:
     def get(self, resource: Resource, name: str) -> dict[str, Any] | None:
         """An object, None if there is none."""
         return self._get(resource.path(self.cluster.namespace, name))
+
+    def exists(self, resource: Resource, name: str) -> bool:
+        """Whether there is an object of that name; of a Secret no content is asked for."""
+        return self._get(resource.path(self.cluster.namespace, name), accept=METADATA) is not None
 
     def namespace(self) -> dict[str, Any] | None:
         """The namespace itself, None if there is none."""
@@ -137,17 +146,24 @@ class Api:
             if error.status == GONE:
                 raise Expired from error
             raise
-        for line in _lines(response):
-            event = json.loads(line)
-            if event["type"] == "ERROR":
-                if event["object"].get("code") == GONE:
-                    raise Expired
-                raise self._refusal(int(event["object"].get("code", 0)), event["object"])
-            yield event["type"], event["object"]
+        try:
+            for event in map(json.loads, _lines(response)):
+                if event["type"] == "ERROR":
+                    if event["object"].get("code") == GONE:
+                        raise Expired
+                    raise self._refusal(int(event["object"].get("code", 0)), event["object"])
+                yield event["type"], event["object"]
+        except StreamBroken:
+            return
 
     def log(self, pod: str, query: Mapping[str, str], *, answer_limit: float) -> Iterator[bytes]:
-        """The lines of a pod's log, without line ends; until the server ends the connection or it breaks, or nothing
-        came for `answer_limit` seconds."""
+        """The lines of a pod's log, without line ends; `query` says which.
+
+        Raises
+        ------
+        StreamBroken
+            If the connection breaks, or nothing came for `answer_limit` seconds.
+        """
         path = POD.path(self.cluster.namespace, pod, "log")
         yield from _lines(self._response("GET", path, query=query, answer_limit=answer_limit))
 
@@ -227,9 +243,9 @@ class Api:
 
     # One request
 
-    def _get(self, path: str) -> dict[str, Any] | None:
+    def _get(self, path: str, **rest: Any) -> dict[str, Any] | None:
         try:
-            return self._json("GET", path)
+            return self._json("GET", path, **rest)
         except ApiError as error:
             if error.status == NOT_FOUND:
                 return None
@@ -303,7 +319,13 @@ class Api:
 
 
 def _lines(response: Any) -> Iterator[bytes]:
-    """The lines of a stream; what follows the last line end only where the stream came to its end."""
+    """The lines of a stream; what follows the last line end only where the stream came to its end.
+
+    Raises
+    ------
+    StreamBroken
+        If it broke off before.
+    """
     import urllib3
 
     rest = b""
@@ -313,8 +335,8 @@ def _lines(response: Any) -> Iterator[bytes]:
             yield from whole
         if rest:
             yield rest
-    except urllib3.exceptions.HTTPError:
-        return  # whoever reads asks for what follows the last line
+    except urllib3.exceptions.HTTPError as error:
+        raise StreamBroken from error
     finally:
         response.close()
 

@@ -95,6 +95,7 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = "application/json, */*",
         answer_limit: float = ANSWER_LIMIT,
     ) -> Any:
         """Send one request and return urllib3's response, its content not read yet.
@@ -110,7 +111,7 @@ class Cluster:
         """
         import urllib3
 
-        headers = {"Accept": "application/json, */*", "User-Agent": "trainloom", **self._credentials()}
+        headers = {"Accept": accept, "User-Agent": "trainloom", **self._credentials()}
         if body is not None:
             headers["Content-Type"] = content_type
         return self._pool.request(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from typing import Any
 
 from .api import Api, ApiError, Expired
@@ -51,7 +52,7 @@ class Watched:
         pause = FIRST_PAUSE
         try:
             while True:
-                before = version
+                before, began = version, time.monotonic()
                 try:
                     for kind, thing in self._api.watch(self._resource, version, labels=self._labels):
                         version = thing["metadata"]["resourceVersion"]
@@ -61,7 +62,8 @@ class Watched:
                 except ApiError as error:
                     if not error.is_transient:
                         raise
-                pause = FIRST_PAUSE if version != before else min(LONGEST_PAUSE, 2 * pause)
+                served = version != before or time.monotonic() - began > LONGEST_PAUSE
+                pause = FIRST_PAUSE if served else min(LONGEST_PAUSE, 2 * pause)
                 threading.Event().wait(pause * random.uniform(0.75, 1.25))
         except KubernetesError as error:
             with self._lock:

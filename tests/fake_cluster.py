@@ -115,9 +115,7 @@ class FakeCluster:
         self.page = 500
         self.terminates_at_once = True
         self.namespace = {"metadata": {"name": NAMESPACE, "labels": {}}}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
-        self._server.cluster = self  # type: ignore[attr-defined]
+        self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     def start(self) -> None:
@@ -256,13 +254,25 @@ class FakeCluster:
             pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.cluster = cluster
+
+    def handle_error(self, *_: Any) -> None:
+        """Those who are hung up on, or hang up, are no error."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     @property
     def cluster(self) -> FakeCluster:
-        return self.server.cluster  # type: ignore[attr-defined, no-any-return]
+        assert isinstance(self.server, _Server)
+        return self.server.cluster
 
     def log_message(self, *_: Any) -> None:
         """Nothing is printed."""
