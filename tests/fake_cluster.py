@@ -11,8 +11,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -114,6 +113,7 @@ class FakeCluster:
         self.broken = 0  # raised to break off all streams
         self.page = 500
         self.terminates_at_once = True
+        self.greeting = b'{"gitVersion": "v1.36.0"}'  # what /version answers
         self.namespace = {"metadata": {"name": NAMESPACE, "labels": {}}}
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -124,6 +124,10 @@ class FakeCluster:
     def stop(self) -> None:
         self.break_streams()
         self._server.shutdown()
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more."""
         self._server.server_close()
 
     @property
@@ -242,16 +246,10 @@ class FakeCluster:
         """Requests whose path ends like that."""
         return [request for request in self.requests if request.method == method and request.path.endswith(path)]
 
-    @contextmanager
-    def waiting_for(self, condition: Callable[[], bool], limit: float = 60.0) -> Iterator[None]:
-        """Leave the block when something has come to hold."""
-        yield
+    def wait_for(self, condition: Callable[[], bool], limit: float = 60.0) -> None:
+        """Return when something has come to hold of the requests and objects."""
         with self.changed:
             assert self.changed.wait_for(condition, limit), "what was waited for did not come"
-
-    def wait_for(self, condition: Callable[[], bool], limit: float = 60.0) -> None:
-        with self.waiting_for(condition, limit):
-            pass
 
 
 class _Server(ThreadingHTTPServer):
@@ -298,6 +296,7 @@ class _Handler(BaseHTTPRequestHandler):
         cluster = self.cluster
         with cluster.changed:
             cluster.requests.append(request)
+            self.broken = cluster.broken  # before anybody who waits for this request breaks it off
             cluster.changed.notify_all()
             fault = next((f for f in cluster.faults if f.method == self.command and re.search(f.path, url.path)), None)
             if fault is not None:
@@ -324,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(201 if self.command == "POST" else 200, answer)
 
     def _send(self, code: int, answer: Any, headers: Mapping[str, str] | None = None) -> None:
-        content = json.dumps(answer).encode()
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
@@ -340,7 +339,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, request: Request) -> Any:
         """The answer, None where it has been written."""
         if request.path == "/version":
-            return {"gitVersion": "v1.36.0"}
+            self._send(200, self.cluster.greeting)
+            return None
         found = PATH.fullmatch(request.path)
         if found is None:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
@@ -473,7 +473,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._chunk(json.dumps({"type": "ERROR", "object": expired}).encode() + b"\n")
             self._chunk(b"")
             return
-        broken = cluster.broken
 
         def news() -> list[tuple[int, str, str, dict[str, Any]]]:
             return [
@@ -484,9 +483,9 @@ class _Handler(BaseHTTPRequestHandler):
 
         while True:
             with cluster.changed:
-                ready = cluster.changed.wait_for(lambda: cluster.broken != broken or news(), LONGEST_WATCH)
+                ready = cluster.changed.wait_for(lambda: cluster.broken != self.broken or news(), LONGEST_WATCH)
                 changes = news()
-            if cluster.broken != broken or not ready:
+            if cluster.broken != self.broken or not ready:
                 self._break_off()
                 return
             for version, _, kind, thing in changes:
@@ -514,7 +513,6 @@ class _Handler(BaseHTTPRequestHandler):
         if "tailLines" in query:
             done = max(done, len(lines) - int(query["tailLines"]))
         self._begin_stream("text/plain")
-        broken = cluster.broken
         while True:
             for time, text in lines[done:]:
                 stamp = f"{time} " if query.get("timestamps") == "true" else ""
@@ -528,9 +526,9 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 told = done
                 cluster.changed.wait_for(
-                    lambda told=told: cluster.broken != broken or len(lines) > told or log.ended, LONGEST_WATCH
+                    lambda told=told: cluster.broken != self.broken or len(lines) > told or log.ended, LONGEST_WATCH
                 )
-                if cluster.broken != broken:
+                if cluster.broken != self.broken:
                     self._break_off()
                     return
 
