@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
+import yaml
+
 from .errors import KubernetesError
 
 KUBECONFIG = "KUBECONFIG"
@@ -139,18 +141,13 @@ def _load_files(files: str, context: str | None, configuration: Any) -> tuple[st
     """
     from kubernetes import config
 
+    contexts, current = _contexts(files)
+    chosen = context or current
+    if chosen not in contexts:
+        known = ", ".join(sorted(contexts)) or "none"
+        what = f"no context {chosen!r}" if chosen else "no current-context"
+        raise AccessError(f"the kube-config {files} has {what}; choose one of its contexts with --context: {known}")
     with _silenced() as said:
-        try:
-            contexts, active = config.list_kube_config_contexts(files)
-        except Exception:
-            raise AccessError(
-                f"the kube-config {files} cannot be read: it must be valid YAML and name a current-context"
-            ) from None
-        names = {entry["name"]: entry for entry in contexts}
-        chosen = context or active["name"]
-        if chosen not in names:
-            known = ", ".join(sorted(names))
-            raise AccessError(f"the kube-config {files} has no context {chosen!r}; it has {known}")
         try:
             config.load_kube_config(files, context=chosen, client_configuration=configuration)
         except Exception:
@@ -158,11 +155,31 @@ def _load_files(files: str, context: str | None, configuration: Any) -> tuple[st
                 f"the context {chosen!r} of the kube-config {files} cannot be used: its cluster or user is missing or "
                 "incomplete, or a file that it names is not there"
             ) from None
-    failed = [text for text in said if text.startswith(PLUGIN_FAILED)]
     if said and not configuration.auth_settings() and not configuration.cert_file:
-        reason = f": {failed[0].removeprefix('exec: ')}" if failed else ""
-        raise AccessError(f"the program that the context {chosen!r} names for credentials gave none{reason}")
-    return chosen, (names[chosen].get("context") or {}).get("namespace")
+        reasons = [text.removeprefix("exec: ") for text in said if text.startswith(PLUGIN_FAILED)]
+        because = f": {reasons[0]}" if reasons else ""
+        raise AccessError(f"the program that the context {chosen!r} names for credentials gave none{because}")
+    return chosen, contexts[chosen].get("namespace")
+
+
+def _contexts(files: str) -> tuple[dict[str, dict[str, Any]], str]:
+    """The contexts of all files by name, and the current one; of two that say the same thing the first counts."""
+    contexts: dict[str, dict[str, Any]] = {}
+    current = ""
+    for path in filter(None, files.split(os.pathsep)):
+        place = Path(path).expanduser()
+        if not place.exists():
+            continue
+        try:
+            content = yaml.safe_load(place.read_text(encoding="utf-8")) or {}
+            found = {entry["name"]: entry.get("context") or {} for entry in content.get("contexts") or ()}
+            current = current or str(content.get("current-context") or "")
+        except OSError as error:
+            raise AccessError(f"the kube-config {place} cannot be read: {error.strerror}") from None
+        except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+            raise AccessError(f"the kube-config {place} is no valid YAML of a kube-config") from None
+        contexts = {**found, **contexts}
+    return contexts, current
 
 
 def _load_service_account(configuration: Any) -> tuple[str, str | None]:
