@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from .access import SUBMITTER_RULES
 from .api import Api
 from .resource import Resource
 
 
-def missing(api: Api, rules: Sequence[Mapping[str, Any]] = SUBMITTER_RULES) -> list[str]:
-    """What this user may not do of what the rules of a Role allow, such as ``delete jobs``."""
+def missing(api: Api) -> list[str]:
+    """What this user may not do of what submitting, watching and scaling take, such as ``delete jobs``."""
     return [
         f"{verb} {plural}"
-        for rule in rules
-        for group in rule["apiGroups"]
-        for plural in rule["resources"]
-        for verb in rule["verbs"]
+        for group, plural, verbs in SUBMITTER_RULES
+        for verb in verbs
         if not _may(api, verb, group, plural)
     ]
 

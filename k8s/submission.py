@@ -140,13 +140,18 @@ def _apply(api: Api, manifest: Mapping[str, Any], *, is_needed: bool) -> Submitt
         refusal = error
     try:
         there = api.get(resource, name)
-        if there is None and is_needed:
-            raise refusal
-        change = {} if there is None else _change(there, manifest)
-        if there is None or (change and refusal.status == FORBIDDEN):
-            return Submitted(label(manifest), Done.LEFT)
-        if not change:
-            return Submitted(label(manifest), Done.UNCHANGED)
+    except ApiError as error:
+        if error.status != FORBIDDEN:
+            raise
+        return Submitted(label(manifest), Done.LEFT)  # perhaps it is there: pods that lack it say so
+    if there is None and is_needed:
+        raise refusal
+    change = {} if there is None else _change(there, manifest)
+    if there is not None and not change:
+        return Submitted(label(manifest), Done.UNCHANGED)
+    if there is None or refusal.status == FORBIDDEN:
+        return Submitted(label(manifest), Done.LEFT)
+    try:
         api.patch(resource, name, change)
     except ApiError as error:
         if error.status != FORBIDDEN:

@@ -113,6 +113,7 @@ class FakeCluster:
         self.broken = 0  # raised to break off all streams
         self.page = 500
         self.terminates_at_once = True
+        self.refused_after: tuple[str, int] | None = None  # a name that only a dry run takes, once, and the status
         self.greeting = b'{"gitVersion": "v1.36.0"}'  # what /version answers
         self.namespace = {"metadata": {"name": NAMESPACE, "labels": {}}}
         self._server = _Server(self)
@@ -413,6 +414,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refused(409, "AlreadyExists", f'{plural}{"." + group if group else ""} "{name}" already exists')
         if request.query.get("dryRun") == "All":
             return thing
+        if self.cluster.refused_after is not None and self.cluster.refused_after[0] == name:
+            code, self.cluster.refused_after = self.cluster.refused_after[1], None
+            raise Refused(code, "Invalid", f'{plural} "{name}" is invalid')
         return self.cluster.put(plural, {**thing, "status": {}})
 
     def _patch(self, plural: str, thing: dict[str, Any], request: Request) -> Any:

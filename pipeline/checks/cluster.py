@@ -109,7 +109,7 @@ def _secrets(api: Api, values: Values | None) -> Iterator[Check]:
     """Whether the Secrets that pods name are there; their content is asked by nobody."""
     if values is None:
         return
-    names = {secret.name: not secret.optional for secret in values.secrets}
+    names = {secret.name: not secret.optional for secret in values.credentials()}
     names |= dict.fromkeys([*values.image_pull_secrets, *([values.code.secret] if values.code.secret else [])], True)
     for name, is_needed in names.items():
         if not api.may("get", SECRET, name=name):
@@ -180,7 +180,7 @@ def _addresses(settings: Settings | None, values: Values | None) -> Iterator[Che
         yield ok("pods", "give --values FILE to have their secrets, quota and servers looked at too")
         return
     given = {f"TRAINLOOM_{name.upper()}": str(value) for name, value in values.settings.items()}
-    secret = {variable: secret.name for secret in values.secrets for variable in secret.env}
+    secret = {variable: secret.name for secret in values.credentials() for variable in secret.env}
     for name, variables in (("database", DATABASE_VARIABLES), ("mongodb", MONGO_VARIABLES)):
         yield _told(name, variables, given, secret, uses_folder=str(values.settings.get("store")) == "folder")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.context import load_settings, print_json
 from pipeline.cli.k8s_cluster import add_cluster_arguments, open_api
+from pipeline.cli.k8s_values import add_values_arguments, load_values
 
 if TYPE_CHECKING:
     from k8s.values import Values
@@ -25,8 +25,7 @@ def add_parser(subparsers: Any) -> None:
         description="Look at the cluster, this user's rights, the namespace, its quota, the Secrets that pods need and "
         "whether the addresses of the servers mean anything inside a pod. Nothing is changed; no Secret is read.",
     )
-    parser.add_argument("-f", "--values", type=Path, metavar="FILE", help="the values file of what is to be submitted")
-    parser.add_argument("-n", "--namespace", metavar="NAME", help="the namespace; that of the context by default")
+    add_values_arguments(parser)
     add_cluster_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(action=_doctor)
@@ -51,8 +50,5 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _values(args: argparse.Namespace) -> Values | None:
-    if args.values is None:
-        return None
-    from k8s.values import Values
-
-    return Values.load(args.values)
+    """What is to be submitted, None where the arguments do not say it."""
+    return None if args.values is None and args.image is None else load_values(args)
