@@ -21,8 +21,12 @@ import yaml
 from k8s.render import render
 from k8s.values import Values
 from pipeline.cli.main import main
+from pipeline.queue import Queue, Worker
+from schemas.training_result import TrainingResult
+from schemas.training_task import TrainingTask
 from tests.fake_cluster import JOBS, NAMESPACE, PODS, TOKEN, FakeCluster, Fault
 from tests.integration.digits_tasks import insert_tasks, training
+from trainloom import connect
 
 COMMAND = [sys.executable, "-m", "pipeline.cli.main"]
 ROOT = str(Path(__file__).parents[2])
@@ -98,11 +102,13 @@ def bring(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
     return manifest
 
 
-def apart(*arguments: str) -> tuple[str, str]:
-    """What a command in a process of its own prints: this one has a session open."""
-    told = subprocess.run([*COMMAND, "k8s", *arguments], capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stdout + told.stderr
-    return told.stdout, told.stderr
+def claim(worker: Worker) -> dict[str, str]:
+    """The key of a training that such a worker holds from now on; in a session."""
+    queue = Queue(TrainingResult(), worker)
+    queue.enqueue()
+    claimed = queue.claim()
+    assert claimed is not None
+    return claimed.key
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
@@ -213,17 +219,19 @@ def test_who_may_only_submit_jobs_leaves_the_rest_to_an_administrator(
 
 @pytest.mark.feature("S19")
 def test_as_many_workers_come_as_tasks_wait(
-    fake_cluster: FakeCluster, project_environment: dict[str, str], open_session: Any
+    fake_cluster: FakeCluster, k8s: Command, submit: Callable[..., str], project_environment: dict[str, str]
 ) -> None:
-    session = open_session()
-    told, errors = apart("submit", "-f", "values.yaml", "--workers", "auto")
-    assert (told, errors) == ("", "no task waits, so no worker is brought\n")
-    insert_tasks(session, training(), seeds=range(5))
-    told = apart("submit", "-f", "values.yaml", "--workers", "auto")[0]
+    with connect() as session:
+        insert_tasks(session, training(), seeds=range(5))
+    told = submit("--workers", "auto")
     assert told.startswith("5 tasks wait, 0 run; 5 workers (trainloom) for the namespace lab")
     assert fake_cluster.objects[JOBS, "trainloom"]["spec"]["completions"] == 5
-    limited = ("--workers", "auto", "--max-workers", "2", "--dry-run", "--set", "name=other")
-    assert "2 workers (other)" in apart("submit", "-f", "values.yaml", *limited)[0]
+    told = submit("--workers", "auto", "--max-workers", "2", "--dry-run", "--set", "name=other")
+    assert "2 workers (other)" in told
+    with connect():
+        TrainingTask().delete(prompt=False)
+    told, errors = k8s("submit", "-f", "values.yaml", "--workers", "auto")
+    assert (told, errors) == ("", "no task waits, so no worker is brought\n")
 
 
 def test_how_many_workers_cannot_be_told_without_a_database(fake_cluster: FakeCluster, k8s: Command) -> None:
@@ -237,38 +245,31 @@ def test_how_many_workers_cannot_be_told_without_a_database(fake_cluster: FakeCl
 
 @pytest.mark.feature("S19")
 def test_the_status_says_why_pods_wait_and_died_and_which_tasks_they_are_at(
-    fake_cluster: FakeCluster, project_environment: dict[str, str], open_session: Any
+    fake_cluster: FakeCluster, k8s: Command, project_environment: dict[str, str]
 ) -> None:
-    from pipeline.queue import Queue, Worker
-    from schemas.training_result import TrainingResult
-
-    session = open_session()
-    insert_tasks(session, training(epoch_limit=4), seeds=range(3))
     job = bring(fake_cluster, **{"worker.workers": 4})
     named, hosted = fake_cluster.add_pod("trainloom", 0), fake_cluster.add_pod("trainloom", 1)
     fake_cluster.add_pod("trainloom", 2, "Failed", containerStatuses=[OOM])
     fake_cluster.add_pod("trainloom", 2, "Pending", conditions=[UNSCHEDULABLE])
     fake_cluster.add_event(job, "FailedCreate", 'pods "trainloom-2-" is forbidden: violates PodSecurity "restricted"')
     names = [pod["metadata"]["name"] for pod in (named, hosted)]
-    claims = []
-    for worker in (Worker(host="trainloom-0", pod=names[0]), Worker(host="trainloom-1", pod="")):
-        queue = Queue(TrainingResult(), worker)
-        queue.enqueue()
-        claims.append(queue.claim())
+    with connect() as session:
+        insert_tasks(session, training(epoch_limit=4), seeds=range(3))
+        claims = [claim(Worker(host="trainloom-0", pod=names[0])), claim(Worker(host="trainloom-1", pod=""))]
 
-    found = json.loads(apart("status", "--json")[0])
+    found = json.loads(k8s("status", "--json")[0])
     assert found["tasks"]["trainings"] == {**found["tasks"]["trainings"], "pending": 1, "running": 2}
     (shown,) = found["jobs"]
     assert (shown["workers"], shown["pods"]) == (4, {"Failed": 1, "Pending": 1, "Running": 2})
     tasks = {pod["name"]: [task["task"] for task in pod["tasks"]] for pod in found["pods"]}
-    assert [tasks[name] for name in names] == [[*claim.key.values()] for claim in claims if claim]
+    assert [tasks[name] for name in names] == [[*claimed.values()] for claimed in claims]
     assert [(pod["phase"], pod["reason"], pod["exit_code"]) for pod in found["pods"] if pod["index"] == 2] == [
         ("Failed", "OOMKilled", 137),
         ("Pending", "Unschedulable", None),
     ]
     assert found["warnings"][0]["reason"] == "FailedCreate"
 
-    told, errors = apart("status")
+    told, errors = k8s("status")
     assert errors == ""
     lines = [" ".join(line.split()) for line in told.splitlines()]
     assert "trainloom Active 4 0 0 1 Failed, 1 Pending, 2 Running" in lines
@@ -407,25 +408,19 @@ def test_one_of_several_groups_is_scaled_by_its_name(fake_cluster: FakeCluster, 
 
 @pytest.mark.feature("S19")
 def test_the_number_of_workers_follows_the_queue(
-    fake_cluster: FakeCluster, project_environment: dict[str, str], open_session: Any
+    fake_cluster: FakeCluster, k8s: Command, project_environment: dict[str, str]
 ) -> None:
-    from pipeline.queue import Queue, Worker
-    from schemas.training_result import TrainingResult
-    from schemas.training_task import TrainingTask
-
-    session = open_session()
-    insert_tasks(session, training(), seeds=range(4))
     bring(fake_cluster, **{"worker.workers": 1})
     pods = [fake_cluster.add_pod("trainloom", index)["metadata"]["name"] for index in range(3)]
-    queue = Queue(TrainingResult(), Worker(host="trainloom-2", pod=pods[2]))
-    queue.enqueue()
-    claim = queue.claim()
-    assert claim is not None
+    with connect() as session:
+        insert_tasks(session, training(), seeds=range(4))
+        claimed = claim(Worker(host="trainloom-2", pod=pods[2]))
     with running("k8s", "scale", "--follow", "--max", "6", "--patience", "0.3", "--interval", "0.1") as process:
         assert line_of(process) == "trainloom follows the queue with 1 to 6 workers, until Ctrl-C"
         assert line_of(process) == "trainloom: 4 workers instead of 1 for 3 waiting and 1 running tasks"
         fake_cluster.faults.append(Fault("GET", "/jobs/trainloom", when="before"))
-        (TrainingTask() - claim.key).delete(prompt=False)
+        with connect():
+            (TrainingTask() - claimed).delete(prompt=False)
         told = line_of(process)
         # Index 2 is at a task: no number below 3 leaves it alone.
         assert told.startswith("trainloom: 3 workers instead of 4 for 0 waiting and 1 running tasks; those that are")
@@ -435,7 +430,7 @@ def test_the_number_of_workers_follows_the_queue(
         assert process.stderr is not None
         assert process.stderr.read() == "trainloom keeps the workers it has\n"
     fake_cluster.put(JOBS, {**fake_cluster.objects[JOBS, "trainloom"], "status": COMPLETE})
-    assert "trainloom has ended (Complete), there is nothing left to follow" in apart("scale", "--follow")[0]
+    assert "trainloom has ended (Complete), there is nothing left to follow" in k8s("scale", "--follow")[0]
 
 
 # Deletion
