@@ -241,6 +241,16 @@ class Api:
             raise
         return True
 
+    def await_gone(self, resource: Resource, name: str) -> bool:
+        """Whether a deleted object is gone within some seconds: what finalises it takes its time."""
+        pause = FIRST_PAUSE
+        for _ in range(TRIES):
+            if self.get(resource, name) is None:
+                return True
+            self._pause(pause)
+            pause *= 2
+        return False
+
     # One request
 
     def _get(self, path: str, **rest: Any) -> dict[str, Any] | None:
@@ -304,6 +314,8 @@ class Api:
         import urllib3
 
         if isinstance(error, urllib3.exceptions.SSLError):
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                return Unreachable(f"{self._server} does not speak TLS; correct its address", is_transient=False)
             cure = "correct the certificate authority in the kube-config"
             return Unreachable(f"{self._server} shows a certificate that is not trusted; {cure}", is_transient=False)
         if isinstance(error, urllib3.exceptions.NewConnectionError | urllib3.exceptions.ConnectTimeoutError):
@@ -336,7 +348,7 @@ def _lines(response: Any) -> Iterator[bytes]:
         if rest:
             yield rest
     except urllib3.exceptions.HTTPError as error:
-        raise StreamBroken from error
+        raise StreamBroken("the connection broke off in the middle of the lines; try again") from error
     finally:
         response.close()
 

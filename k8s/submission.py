@@ -72,6 +72,8 @@ def submit(
         return made
     for name, uid in ended.items():
         api.delete(JOB, name, uid=uid)
+        if not api.await_gone(JOB, name):
+            raise SubmissionError(f"the Job {name} that has ended is being deleted, but is not gone yet; try again")
     try:
         for manifest in (*needed, *jobs):
             made.append(_apply(api, manifest, is_needed=_is_needed(manifest, jobs)))

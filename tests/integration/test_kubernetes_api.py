@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from k8s import log_streams
+from k8s import cluster, log_streams
 from k8s.api import MARK, Api, ApiError, Unreachable
 from k8s.cluster import AccessError, Cluster
 from k8s.log_streams import LogStreams
@@ -66,9 +66,9 @@ def test_credentials_are_printed_nowhere(fake_cluster: FakeCluster, tmp_path: Pa
     content = yaml.safe_load((tmp_path / "kubeconfig").read_text())
     content["clusters"][0]["cluster"]["server"] = fake_cluster.url.replace("//", "//alice:hunter2@")
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(content))
-    cluster = Cluster.load()
-    assert TOKEN not in f"{cluster!r} {cluster}"
-    assert "hunter2" not in f"{cluster!r} {cluster.server}"
+    found = Cluster.load()
+    assert TOKEN not in f"{found!r} {found}"
+    assert "hunter2" not in f"{found!r} {found.server}"
 
 
 def test_wrong_credentials_are_said_and_not_shown(fake_cluster: FakeCluster, tmp_path: Path) -> None:
@@ -145,6 +145,32 @@ def test_a_server_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.
     gone.close()
     with pytest.raises(Unreachable, match="the context 'lab-context' cannot be reached; see whether it runs"):
         Api(Cluster.load(), lambda _: None).version()
+
+
+def test_a_server_without_tls_is_said(fake_cluster: FakeCluster, tmp_path: Path) -> None:
+    content = (tmp_path / "kubeconfig").read_text()
+    (tmp_path / "kubeconfig").write_text(content.replace("http://", "https://"))
+    with pytest.raises(Unreachable, match="does not speak TLS; correct its address"):
+        Api(Cluster.load(), lambda _: pytest.fail("it is of no use to try that again")).version()
+
+
+def test_a_pod_reaches_its_cluster_with_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kubernetes.config import incluster_config
+
+    for name, content in (("token", TOKEN), ("ca.crt", "none"), ("namespace", "lab")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr(cluster, "SERVICE_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setattr(cluster, "DEFAULT_CONFIG", str(tmp_path / "no-kubeconfig"))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    found = Cluster.load()
+    assert (found.server, found.context, found.namespace) == ("https://10.0.0.1:443", "in-cluster", "lab")
+    (tmp_path / "token").unlink()
+    with pytest.raises(AccessError, match="without a usable service account token"):
+        Cluster.load()
 
 
 # Requests
