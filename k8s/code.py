@@ -9,7 +9,8 @@ from .values import Values
 
 VOLUME = "code"
 FOLDER = "/code"
-CREDENTIALS = ("username", "password")
+REPOSITORY = f"{FOLDER}/repository"  # Git refuses a folder of another user, which the volume itself is
+CREDENTIALS = ("username", "password")  # as Git asks for them
 SECRET_VOLUME = "code-credentials"
 SECRET_FOLDER = "/run/secrets/code"
 
@@ -17,8 +18,8 @@ SECRET_FOLDER = "/run/secrets/code"
 # of the shell. Not every server gives single commits away, hence the second fetch.
 FETCH = f"""\
 set -eu
-git init --quiet {FOLDER}
-cd {FOLDER}
+git init --quiet {REPOSITORY}
+cd {REPOSITORY}
 if [ -d {SECRET_FOLDER} ]; then
   git config credential.helper '!f() {{ test "$1" != get || for field in {" ".join(CREDENTIALS)}; do
     echo "$field=$(cat {SECRET_FOLDER}/$field)"; done; }}; f'
@@ -49,7 +50,8 @@ def environment(values: Values) -> dict[str, str]:
 def _folder(values: Values) -> str:
     if values.code.source == "image":
         return values.code.folder
-    return f"{FOLDER}/{values.code.folder}".rstrip("/")
+    root = REPOSITORY if values.code.source == "git" else FOLDER
+    return f"{root}/{values.code.folder}".rstrip("/")
 
 
 def volumes(values: Values) -> list[dict[str, Any]]:
@@ -60,7 +62,8 @@ def volumes(values: Values) -> list[dict[str, Any]]:
         return []
     made: list[dict[str, Any]] = [{"name": VOLUME, "emptyDir": {"sizeLimit": "2Gi"}}]
     if values.code.secret is not None:
-        items = [{"key": key, "path": key} for key in CREDENTIALS]
+        keys = (values.code.username_key, values.code.password_key)
+        items = [{"key": key, "path": path} for key, path in zip(keys, CREDENTIALS, strict=True)]
         made.append(
             {
                 "name": SECRET_VOLUME,

@@ -62,5 +62,5 @@ def _keys(values: Values) -> dict[str, set[str]]:
     for secret in values.credentials():
         found.setdefault(secret.name, set()).update(secret.env.values())
     if values.code.secret is not None:
-        found.setdefault(values.code.secret, set()).update(code.CREDENTIALS)
+        found.setdefault(values.code.secret, set()).update((values.code.username_key, values.code.password_key))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 from .config import SCRATCH
 from .values import Group, Mount
 
+MIB = 2**20
 TMP = "/tmp"
 SHM = "/dev/shm"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from . import access, code, folders, placement, quantity, security
@@ -82,7 +83,7 @@ def _resources(group: Group) -> dict[str, dict[str, str]]:
     if group.gpus:
         shared[group.gpu_resource] = str(group.gpus)
     disk = quantity.amount(group.tmp) + quantity.amount(group.scratch)
-    return {"requests": {**shared, "ephemeral-storage": f"{disk:f}"}, "limits": dict(shared)}
+    return {"requests": {**shared, "ephemeral-storage": f"{math.ceil(disk / folders.MIB)}Mi"}, "limits": dict(shared)}
 
 
 def _environment(values: Values, group: Group) -> list[dict[str, Any]]:

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from k8s import labels
 from k8s.finding import Problem
 from k8s.schema import Node, below
 
 from .pod import containers, environment
 from .rule import Scene, rule
 
-_SECRET_NAME = re.compile(r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|SECRET_KEY|API_?KEY|CREDENTIALS?)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?)$", re.I
+)
 _SECRET_OPTION = re.compile(r"[?&](?:\w*password|\w*token|secret)=", re.I)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#\s]*)@)?(?P<hosts>[^/?#\s]*)(?P<rest>\S*)")
 _REFERENCE = re.compile(r"(?<!\$)\$\((\w+)\)")
@@ -24,6 +25,7 @@ SECRET_CURE = "put it into a Secret and name that under `secrets`"
 URLS = ("TRAINLOOM_DATABASE_URL", "TRAINLOOM_MONGO_URL")
 HOSTS = ("TRAINLOOM_DATABASE_HOST", "DJ_HOST")
 DATABASE = ("TRAINLOOM_DATABASE_URL", *HOSTS)
+WORKER = ["trainloom", "worker"]
 STORE = ("TRAINLOOM_MONGO_URL", "TRAINLOOM_STORE_DIR")
 
 
@@ -108,10 +110,8 @@ def _arguments(node: Node, _: Scene) -> Iterator[Problem]:
 @rule("PodSpec")
 def _servers(node: Node, scene: Scene) -> Iterator[Problem]:
     """A worker in a pod needs servers elsewhere: none is embedded there."""
-    if ((scene.manifest.get("metadata") or {}).get("labels") or {}).get(labels.COMPONENT) != "worker":
-        return
     for path, container in containers(node):
-        if "initContainers[" in path or not _known(container, scene):
+        if (container.get("command") or [])[:2] != WORKER or not _known(container, scene):
             continue
         given = {*environment(container, scene), *(item.get("name") for item in container.get("env") or [])}
         for wanted, what in ((DATABASE, "database"), (STORE, "store")):

@@ -50,7 +50,7 @@ spec:
       containers:
       - name: worker
         image: registry.example.org:5000/lab/trainloom:1.0
-        command: [trainloom, worker]
+        command: [python, train.py]
         env:
         - {name: DJ_PASS, valueFrom: {secretKeyRef: {name: credentials, key: DJ_PASS}}}
         - {name: TRAINLOOM_GRACE_SECONDS, value: "60"}
@@ -349,13 +349,10 @@ def test_a_finding_reads_as_one_sentence() -> None:
     ]
 
 
-WORKER_LABELS = {"app.kubernetes.io/component": "worker"}
-
-
 def worker(*variables: str, config: dict[str, str] | None = None) -> list[dict[str, Any]]:
     """A worker's Job whose container knows these variables, and its ConfigMap if it has one."""
     job = copy.deepcopy(JOB)
-    put(job, "metadata.labels", WORKER_LABELS)
+    put(job, f"{WORKER}.command", ["trainloom", "worker", "--once"])
     put(
         job,
         f"{WORKER}.env",
@@ -402,6 +399,8 @@ def test_variables_from_elsewhere_are_trusted() -> None:
         ("TRAINLOOM_MONGO_URL", "mongodb://[::1]:27017", "is the pod itself"),
         ("DJ_HOST", "0.0.0.0", "is the pod itself"),
         ("DJ_PASS", "secret", "holds a secret"),
+        ("AWS_SECRET_ACCESS_KEY", "secret", "holds a secret"),
+        ("AWS_ACCESS_KEY_ID", "AKIA", None),
         ("a key", "x", "is no key"),
         ("TRAINLOOM_DATABASE_URL", "postgresql://me@db.example.org:5432/lab", None),
         ("TRAINLOOM_MONGO_URL", "mongodb://a.example.org,b.example.org:27017/?replicaSet=r", None),
