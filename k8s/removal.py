@@ -6,15 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from .api import FORBIDDEN, Api, ApiError
+from .api import FORBIDDEN, NOT_FOUND, Api, ApiError
 from .job_state import JobState
 from .labels import INSTANCE, MANAGED_BY
 from .overview import label_selector
 from .pod_state import PodState, pod_state
-from .resource import CONFIG_MAP, JOB, POD, ROLE, ROLE_BINDING, SERVICE_ACCOUNT, Resource
+from .resource import CONFIG_MAP, JOB, POD, ROLE, ROLE_BINDING, SERVICE, SERVICE_ACCOUNT, Resource
 from .watched import Watched
 
-BESIDE = (CONFIG_MAP, ROLE_BINDING, ROLE, SERVICE_ACCOUNT)
+SCALERS = (Resource("ScaledJob", "v1alpha1", "keda.sh"), Resource("TriggerAuthentication", "v1alpha1", "keda.sh"))
+"""Kinds of what would bring new Jobs: they go first. Most clusters do not know them."""
+BESIDE = (CONFIG_MAP, SERVICE, ROLE_BINDING, ROLE, SERVICE_ACCOUNT)
 """Kinds of what is submitted beside the Jobs."""
 MARGIN = 60.0  # s beyond the grace of the pods, for a busy node
 
@@ -25,18 +27,18 @@ def delete_jobs(api: Api, jobs: Sequence[JobState]) -> None:
         api.delete(JOB, job.name, propagation="Foreground", uid=job.uid)
 
 
-def delete_rest(api: Api, instance: str) -> tuple[list[str], list[str]]:
-    """Delete what was submitted beside the Jobs of some workers: the names of what was deleted, and of what this user
-    may not delete."""
+def delete_all(api: Api, instance: str, kinds: Sequence[Resource]) -> tuple[list[str], list[str]]:
+    """Delete what was submitted of some kinds for some workers; what was deleted, and what this user may not delete."""
     deleted: list[str] = []
     left: list[str] = []
-    for resource in BESIDE:
+    for resource in kinds:
         try:
             found = api.list(resource, labels=f"{MANAGED_BY}=trainloom,{INSTANCE}={instance}").items
         except ApiError as error:
-            if error.status != FORBIDDEN:
+            if error.status not in (FORBIDDEN, NOT_FOUND):
                 raise
-            left.append(f"every {resource.kind}")
+            if resource not in SCALERS:  # whoever may not look for those has made none
+                left.append(f"every {resource.kind}")
             continue
         for thing in found:
             name = thing["metadata"]["name"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.k8s_cluster import add_workers_arguments, open_workers
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from k8s.job_state import JobState
     from k8s.overview import NoSuchWorkers
     from k8s.pod_state import PodState
+    from k8s.resource import Resource
 
 FAILED = 1
 
@@ -36,17 +38,16 @@ def _delete(args: argparse.Namespace) -> int:
 
     api, name = open_workers(args)
     jobs, instance, missing = _chosen(api, name, args.group)
+    whole = args.group is None
+    deleted, left = _deleted(api, instance, removal.SCALERS if whole else ())
     removal.delete_jobs(api, jobs)
     for job in jobs:
         print(f"Job/{job.name}: deleted", flush=True)
-    if args.group is None:
-        deleted, left = removal.delete_rest(api, instance)
-        for thing in deleted:
-            print(f"{thing}: deleted", flush=True)
-        if left:
-            print(f"left, as this user may not delete it: {', '.join(left)}", file=sys.stderr)
-        if missing is not None and not deleted:
-            raise missing
+    rest, kept = _deleted(api, instance, removal.BESIDE if whole else ())
+    if left or kept:
+        print(f"left, as this user may not delete it: {', '.join([*left, *kept])}", file=sys.stderr)
+    if missing is not None and not (deleted or rest):
+        raise missing
     if args.no_wait or not jobs:
         return 0
     remaining = removal.await_end(api, jobs, _tell)
@@ -54,6 +55,16 @@ def _delete(args: argparse.Namespace) -> int:
         names = ", ".join(pod.name for pod in remaining)
         print(f"still there after their grace: {names}; see whether their nodes answer", file=sys.stderr)
     return FAILED if remaining else 0
+
+
+def _deleted(api: Api, instance: str, kinds: Sequence[Resource]) -> tuple[list[str], list[str]]:
+    """Delete what there is of some kinds and say so: the names of what was deleted, and of what must stay."""
+    from k8s import removal
+
+    deleted, left = removal.delete_all(api, instance, kinds)
+    for thing in deleted:
+        print(f"{thing}: deleted", flush=True)
+    return deleted, left
 
 
 def _chosen(api: Api, name: str | None, group: str | None) -> tuple[list[JobState], str, NoSuchWorkers | None]:
