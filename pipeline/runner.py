@@ -29,6 +29,7 @@ from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
 from .heartbeat import Heartbeat
 from .node_cache import NodeCache
+from .progress_file import opened
 from .queue import Worker as Identity
 from .rank_recipe import Recipe
 from .reporters.choice import views
@@ -105,6 +106,7 @@ class TaskRunner:
         self._gpu = OwnGpu(settings)
         self.in_pool = False  # then the process that started this one shows its trainings
         self.gpus: Sequence[Gpu] | None = None  # those its trainings may have; None for all that CUDA shows
+        self.show_life: Callable[[], None] = lambda: None  # says that this process gets on
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
 
     def close(self) -> None:
@@ -124,6 +126,9 @@ class TaskRunner:
                 success, errors = worker.populate_directly(table, restrictions, options)
             return {"success_count": success, "error_list": errors}
         stop = StopSignal(self._settings.grace_seconds)
+        progress = opened(self._settings)
+        if progress is not None:
+            self.show_life = progress.show_life
         with stop.listening(), self._gpu.taken():
             shift = self.new_shift([(table, restrictions)], options, stop)
             shift.run()
@@ -148,7 +153,14 @@ class TaskRunner:
         for table, restrictions in tables:
             self._sweep_checkpoints(table)
             workers.append(worker.Worker(table, restrictions, options, heartbeat=self._beating(), **common))
-        return Shift(workers, stop, lease_seconds=self._settings.lease_seconds, max_tasks=options["max_calls"])
+            table.connection.while_away = self.show_life
+        return Shift(
+            workers,
+            stop,
+            lease_seconds=self._settings.lease_seconds,
+            max_tasks=options["max_calls"],
+            show_life=self.show_life,
+        )
 
     def _sweep_checkpoints(self, table: Any) -> None:
         """Remove from this node the states of trainings that another node has finished since."""
@@ -175,6 +187,7 @@ class TaskRunner:
             self._heartbeat = Heartbeat(
                 self._database, interval=settings.heartbeat_seconds, stall_limit=settings.stall_seconds
             )
+        self._heartbeat.show_life = self.show_life
         return self._heartbeat
 
     def _terms(self) -> worker.Terms:
@@ -221,7 +234,10 @@ class TaskRunner:
             weights, uploaded = self._patiently(
                 attempt,
                 lambda: result_uploads.upload(
-                    self._store, _weights_path(trainer, folders, training), blobs if here else {}
+                    self._store,
+                    _weights_path(trainer, folders, training),
+                    blobs if here else {},
+                    self.show_life if attempt is None else attempt.show_life,
                 ),
             )
             kept = [] if attempt is None else self._patiently(attempt, attempt.kept_checkpoints)
@@ -379,6 +395,8 @@ class TaskRunner:
         """
         deadline, delay = time.monotonic() + self._settings.store_away_seconds, FIRST_DELAY
         while True:
+            if attempt is not None:
+                attempt.show_life()
             try:
                 return use()
             except StoreUnavailable as error:

@@ -111,6 +111,9 @@ class Settings(BaseModel):
     heartbeat_seconds: float = Field(15.0, gt=0, description="how often a worker shows life, s")
     lease_seconds: float = Field(60.0, gt=0, description="age of the last sign of life that ends a worker's lease, s")
     stall_seconds: float = Field(1800.0, gt=0, description="how long a living training may go without a step, s")
+    progress_file: Path | None = Field(
+        None, description="file by which `python -m pipeline.liveness` sees that a worker gets on; empty: none"
+    )
     store_away_seconds: float = Field(600.0, gt=0, description="how long the store may be away meanwhile, s")
     max_attempts: int = Field(3, ge=1, description="failures after which a task is set aside")
     retry_seconds: float = Field(

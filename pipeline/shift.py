@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import outlook
@@ -27,10 +27,17 @@ class Shift:
     ----------
     lease_seconds : age of the last heartbeat at which a job is taken from its worker.
     max_tasks : how many jobs are taken at most, all workers together; None for no limit.
+    show_life : is called between jobs; whoever waits for some calls it too.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], stop: StopSignal, *, lease_seconds: float, max_tasks: int | None
+        self,
+        workers: Sequence[Worker],
+        stop: StopSignal,
+        *,
+        lease_seconds: float,
+        max_tasks: int | None,
+        show_life: Callable[[], None] = lambda: None,
     ) -> None:
         self._workers = list(workers)  # who took the last job stands first
         self._connection = workers[0].queue.connection
@@ -38,6 +45,7 @@ class Shift:
         self._lease_seconds = lease_seconds
         self._max_tasks = max_tasks
         self._next_reclaim = 0.0
+        self.show_life = show_life
 
     @property
     def taken(self) -> int:
@@ -84,6 +92,7 @@ class Shift:
         fresh = True
         while self.taken != self._max_tasks:
             self._stop.raise_if_requested()
+            self.show_life()
             self._reclaim()
             if self._take(insist=fresh):
                 fresh = False
