@@ -32,12 +32,13 @@ from .event_file import EventFile
 from .event_spool import EventSpool
 from .events import EventLog
 from .file_digest import FileDigests
+from .folders import Folders
 from .home import Home
+from .job_table import declare_indexes
 from .models import ModelLibrary
 from .prober import DatasetProber
-from .queue import declare_indexes
 from .resolver import ClassResolver
-from .runner import Folders, TaskRunner
+from .runner import TaskRunner
 from .script_runner import ScriptTaskRunner
 from .services.mongo import MongoServer, MongoUnavailable
 from .services.postgres import PostgresServer
