@@ -31,6 +31,7 @@ COMMANDS = (
     "trace",
     "model",
     "store",
+    "k8s",
 )
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 
