@@ -31,11 +31,13 @@ COPY pipeline pipeline
 RUN pip install --no-deps --force-reinstall .
 
 FROM ${PYTHON_IMAGE}
+# Further packages of Debian, such as libcurl4 for the embedded MongoDB, or git for code that is fetched at the start.
+ARG PACKAGES=""
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends tini \
+    && apt-get install -y --no-install-recommends tini $PACKAGES \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin trainloom \
-    && install -d -o 10001 -g 10001 /workspace
+    && install -d -o 10001 -g 10001 /scratch /workspace
 COPY --from=build /opt/trainloom /opt/trainloom
 # Everything that is written goes to /tmp: the root file system may be read-only. No setting but the place of the
 # progress file, since the environment comes before the files in /etc/trainloom.
@@ -44,7 +46,7 @@ ENV PATH=/opt/trainloom/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \
-    TRAINLOOM_PROGRESS_FILE=/tmp/trainloom-progress.json
+    TRAINLOOM_PROGRESS_FILE=/tmp/trainloom-progress
 WORKDIR /workspace
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001

@@ -17,6 +17,7 @@ from schemas.outcome import Outcome
 from schemas.training_result import EXTERNAL_STORE, TrainingResult
 
 from . import code_changes, plots, provenance, result_uploads, worker
+from .capacity import capacity_of
 from .data_parallel import devices_of
 from .errors import PipelineError
 from .events import EventLog
@@ -109,7 +110,8 @@ class TaskRunner:
 
         `options` are those of `worker.Worker`; `max_calls` is for all tables together.
         """
-        identity = Identity(device=self._device_name())
+        given = capacity_of(self._settings, self._gpu, self.trainers.gpus_there())
+        identity = Identity(device=self._device_name(), gpu=self._gpu.uuid or "", capacity=given)
         if name is not None:
             identity = replace(identity, name=name)
         common: dict[str, Any] = {"terms": self._terms(), "stop": stop, "identity": identity}

@@ -31,6 +31,8 @@ RUNNING = {
     "host": "j.host",
     "pid": "j.pid",
     "pod": "a.attempt_pod",
+    "namespace": "p.pod_namespace",
+    "node": "p.pod_node",
     "device": "a.attempt_device",
 }
 
@@ -58,15 +60,16 @@ def rows(tasks: Any = None, *, states: tuple[State, ...] = (), limit: int | None
 def live_workers() -> list[dict[str, Any]]:
     """The holders of script tasks, who began first before the others, as dicts.
 
-    ``task`` is the key; ``name`` and ``file_name`` are those of the script; ``worker``, ``host``, ``pid``, ``pod`` and
-    ``device`` say who holds it; ``seconds`` is how long the attempt has run, ``beat_seconds`` the age of the last sign
-    of life.
+    ``task`` is the key; ``name`` and ``file_name`` are those of the script; ``worker``, ``host``, ``pid``, ``pod``,
+    ``namespace``, ``node`` and ``device`` say who holds it; ``seconds`` is how long the attempt has run,
+    ``beat_seconds`` the age of the last sign of life.
     """
     found = _query(
         f"SELECT {', '.join(RUNNING.values())}, a.attempt_start, j.reserved_time, {NOW} "
         f"FROM {job_table(ScriptResult()).full_table_name} AS j "
         f"JOIN {ScriptTask().full_table_name} AS t ON t.{KEY} = j.{KEY} "
         f"LEFT JOIN {Attempt().full_table_name} AS a ON a.attempt_id = j.version "
+        f"LEFT JOIN {Attempt.Pod().full_table_name} AS p ON p.attempt_id = j.version "
         "WHERE j.status = 'reserved' ORDER BY a.attempt_start, a.attempt_id"
     )
     return [_worker(values) for values in found.fetchall()]

@@ -3,6 +3,7 @@ other, until nothing is due."""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from . import outlook
 if TYPE_CHECKING:
     from .stop import StopSignal
     from .worker import Worker
+
+logger = logging.getLogger("trainloom")
 
 IMPATIENT = 0.5  # share of the lease after which stale leases are looked for again
 
@@ -82,6 +85,17 @@ class Shift:
     def seconds_to_next(self) -> float | None:
         """Seconds until the next job is due that `run` would take; None if none waits. One statement."""
         return outlook.seconds_to_next(self._connection, [worker.waiting() for worker in self._workers])
+
+    def say_what_is_unfit(self) -> None:
+        """Log how many jobs wait that ask for more than this process can give; other workers may take them."""
+        unfit = sum(worker.queue.count_unfit() for worker in self._workers)
+        if unfit:
+            logger.warning(
+                "%d waiting task%s for more than this worker can give (%s); a worker with more takes them",
+                unfit,
+                "s ask" if unfit > 1 else " asks",
+                self._workers[0].queue.worker.capacity,
+            )
 
     def any_silent(self, seconds: float, pids: Sequence[int] = ()) -> bool:
         """Whether a job of ours is held by a worker that has not shown life for so long; see `Queue.silent`."""

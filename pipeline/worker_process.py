@@ -142,10 +142,10 @@ def _work(settings: Settings, assignment: Assignment, place: Place, stop: StopSi
         tables = [(kind.results(), assignment.restrictions) for kind in kinds]
         shift = runner.new_shift(tables, options, stop, place.name)
         patience = Patience(shift, assignment, settings.poll_seconds)
-        while True:
+        shift.run()
+        shift.say_what_is_unfit()
+        while shift.taken != assignment.max_tasks and patience.wait():
             shift.run()
-            if shift.taken == assignment.max_tasks or not patience.wait():
-                return
 
 
 class Patience:
