@@ -46,7 +46,7 @@ ENV PATH=/opt/trainloom/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib \
-    TRAINLOOM_PROGRESS_FILE=/tmp/trainloom-progress
+    TRAINLOOM_PROGRESS_FILE=/tmp/trainloom-progress.json
 WORKDIR /workspace
 # A number, so that Kubernetes can see that it is not root.
 USER 10001:10001

@@ -147,6 +147,12 @@ class JobSimulator:
         pod.terminate(self._spec["terminationGracePeriodSeconds"])
 
     @property
+    def probe(self) -> list[str]:
+        """The command of the liveness probe; nothing runs it here but who asks."""
+        command: list[str] = self._spec["containers"][0]["livenessProbe"]["exec"]["command"]
+        return command
+
+    @property
     def _spec(self) -> Mapping[str, Any]:
         spec: Mapping[str, Any] = self.job["spec"]["template"]["spec"]
         return spec

@@ -113,7 +113,7 @@ def test_a_pod_that_is_told_to_stop_gives_its_task_back_and_exits_143(long_job: 
     def stop(simulated: JobSimulator) -> None:
         (pod, *_) = [*simulated.running, None]
         if pod is not None and pod.name in running_in() and not probed:
-            told = pod.run(["python", "-m", "pipeline.liveness"])
+            told = pod.run(simulated.probe)
             probed.append((told.returncode, told.stderr))
             pod.terminate(60)  # by whom, nobody says: it counts
 
