@@ -34,10 +34,10 @@ def demand(settings: Settings) -> Demand:
 
 
 def held_tasks() -> list[dict[str, Any]]:
-    """The trainings and scripts that somebody is at, as `live_workers` gives them."""
-    from . import live_workers, script_states
+    """The tasks of every kind that somebody is at, as `live_workers` gives them."""
+    from . import live_workers, prediction_states, script_states
 
-    return [*live_workers.live_workers(), *script_states.live_workers()]
+    return [*live_workers.live_workers(), *script_states.live_workers(), *prediction_states.live_workers()]
 
 
 def by_pod(pods: Iterable[PodState], tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:

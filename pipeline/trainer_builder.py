@@ -111,7 +111,7 @@ class TrainerBuilder:
     ) -> DataParallelTrainer:
         """What takes the place of the trainer of a task, with these rows, that is trained on several devices."""
         devices = devices_of(training)
-        there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+        there = self.gpus_there()
         gpus = resources.enter_context(rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory))
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         attempt: RunningAttempt | None = offered.get("stop")
@@ -133,6 +133,10 @@ class TrainerBuilder:
         )
         reporter = offered["reporter"] if attempt is None else attempt.reporter
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
+
+    def gpus_there(self) -> Sequence[Gpu]:
+        """The GPUs that trainings of this session may have."""
+        return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in."""
