@@ -91,11 +91,15 @@ def test_an_exception_that_cannot_be_rebuilt_is_told_with_its_text() -> None:
     [
         ("kill", r"worker 0 of step 'bad' was killed by SIGKILL in minibatch 3 \(as when memory runs out\)"),
         ("vanish", r"worker 0 of step 'bad' ended with exit code 3 in minibatch 3"),
+        ("vanish quietly", r"worker 0 of step 'bad' ended with exit code 0 in minibatch 3"),
     ],
 )
 def test_a_worker_that_dies_is_noticed(how: str, message: str) -> None:
+    pipeline = SequentialQueuedPipeline(
+        [steps.unchanged, ("bad", steps.Fail(how)), (2, steps.unchanged)], 10, use_processes=True
+    )
     with pytest.raises(WorkerLostError, match=message) as caught:
-        chain(steps.Fail(how), True).transform(range(200))
+        pipeline.transform(range(2000))
     assert (caught.value.step, caught.value.batch) == ("bad", 3)
 
 
