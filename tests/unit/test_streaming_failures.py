@@ -244,6 +244,16 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, whom: str) -> None:
 
 
 @pytest.mark.feature("X5")
+def test_ctrl_c_is_the_callers_to_handle() -> None:
+    """A caller that handles it and goes on finds its workers working."""
+    results = SequentialQueuedPipeline([steps.double], 1, use_processes=True).stream(range(60))
+    next(results)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGINT)
+    assert sum(1 for _ in results) == 59
+
+
+@pytest.mark.feature("X5")
 def test_a_killed_program_leaves_no_process_behind(tmp_path: Path) -> None:
     program, children = _program(tmp_path)
     program.kill()
