@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
+# Each segment takes two file descriptors of the process (that of the mapping is the second), of which it has 1,024 by
+# default: the numbers below leave room for several pipelines.
 ALIGNMENT = 64  # bytes: a cache line, and what vector instructions like best
 SMALLEST = 1 << 16  # bytes; sizes are rounded up, so that a segment fits again when the next message is a bit larger
 KEPT = 8  # segments without content that a process keeps for its next messages
 SPARE_BYTES = 6 << 10  # of the socket of spare segments: about 16 fit into what Linux makes of it
-LENT = 64  # segments that the objects of a process may lie in at a time; what comes beyond that is copied
-MAPPED = 64  # segments of others that a process keeps mapped, since they come back: mapping costs more than copying
+LENT = 32  # segments that the objects of a process may lie in at a time; what comes beyond that is copied
+MAPPED = 32  # segments of others that a process keeps mapped, since they come back: mapping costs more than copying
 
 _SPARE = struct.Struct("QQ")  # identity and size
 _numbers = count()
@@ -108,7 +110,7 @@ class SpareSegments:
             message, fds, _, _ = socket.recv_fds(self._taking, _SPARE.size, 1)
         except OSError:
             return None
-        return (fds[0], *_SPARE.unpack(message)) if message else None
+        return (fds[0], *_SPARE.unpack(message)) if fds else None
 
     def close(self) -> None:
         """Close both ends."""

@@ -8,6 +8,8 @@ a message behind.
 from __future__ import annotations
 
 import array
+import errno
+import os
 import pickle
 import socket
 import struct
@@ -126,16 +128,19 @@ class ObjectChannel:
             PeerGoneError: nobody sends any more.
             BlockingIOError: there is none.
             UnreadableMessageError: the object cannot be rebuilt in this process.
+            OSError: this process has no file descriptor left for the memory.
         """
         if self._unread:
             return _loads(self._unread.popleft())
         flags = socket.MSG_CMSG_CLOEXEC if wait else socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
         try:
-            length, ancillary, _, _ = self._end.recvmsg_into([self._packet], self._ancillary, flags)
+            length, ancillary, told, _ = self._end.recvmsg_into([self._packet], self._ancillary, flags)
         except ConnectionResetError as error:
             raise PeerGoneError from error
         if not length:
             raise PeerGoneError
+        if told & socket.MSG_CTRUNC:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if self._packet[0] == BUNDLE:
             return self._first_of_bundle()
         if not ancillary:

@@ -83,6 +83,7 @@ def main(recipe: WorkerRecipe) -> None:
     """Work until nobody sends any more, or nobody wants what comes out."""
     # Ctrl-C in a terminal reaches every process of it; what follows from it, the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _send_logs(recipe)
     pool = SegmentPool(recipe.spare)

@@ -197,31 +197,52 @@ def test_nothing_comes_of_nothing(use_processes: bool) -> None:
 
 
 counts = st.integers(1, 3)
+arrangements = st.fixed_dictionaries(
+    {
+        "length": st.integers(0, 60),
+        "batch_size": st.integers(1, 9),
+        "workers": st.tuples(counts, counts),
+        "queue": st.integers(1, 6),
+        "keep": st.booleans(),
+        "pads": st.booleans(),
+        "kind": st.sampled_from([SequentialQueuedPipeline, ParallelQueuedFeatureUnion]),
+    }
+)
 
 
 @pytest.mark.feature("X4")
 @settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 60),
-    st.integers(1, 9),
-    counts,
-    counts,
-    st.integers(1, 4),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-)
-def test_no_item_is_lost_and_none_comes_twice(
-    length: int, batch_size: int, first: int, second: int, queue: int, keep: bool, pads: bool, union: bool
+@given(arrangements)
+def test_no_item_is_lost_and_none_comes_twice(arrangement: dict[str, Any]) -> None:
+    _check_every_item_comes_once(use_processes=False, **arrangement)
+
+
+@pytest.mark.slow
+@pytest.mark.feature("X3", "X4")
+@settings(max_examples=10, deadline=None)
+@given(arrangements)
+def test_no_item_is_lost_between_processes(arrangement: dict[str, Any]) -> None:
+    _check_every_item_comes_once(use_processes=True, **arrangement)
+
+
+def _check_every_item_comes_once(
+    length: int,
+    batch_size: int,
+    workers: tuple[int, int],
+    queue: int,
+    keep: bool,
+    pads: bool,
+    kind: Any,
+    use_processes: bool,
 ) -> None:
-    kind = ParallelQueuedFeatureUnion if union else SequentialQueuedPipeline
     pipeline = kind(
-        [("a", first, steps.unchanged), ("b", second, queue, steps.unchanged)],
+        [("a", workers[0], steps.unchanged), ("b", workers[1], queue, steps.unchanged)],
         batch_size=batch_size,
         max_queued_minibatches=queue,
         keep_incomplete_batch=keep,
         default_value_data_inputs=-1 if pads else StripAbsentValues(),
         data_joiner=lambda branches: branches[-1],
+        use_processes=use_processes,
     )
     whole = pipeline.transform_data_container(DataContainer(data_inputs=range(length)))
     kept = length if keep else length - length % batch_size

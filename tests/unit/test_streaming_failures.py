@@ -91,11 +91,15 @@ def test_an_exception_that_cannot_be_rebuilt_is_told_with_its_text() -> None:
     [
         ("kill", r"worker 0 of step 'bad' was killed by SIGKILL in minibatch 3 \(as when memory runs out\)"),
         ("vanish", r"worker 0 of step 'bad' ended with exit code 3 in minibatch 3"),
+        ("vanish quietly", r"worker 0 of step 'bad' ended with exit code 0 in minibatch 3"),
     ],
 )
 def test_a_worker_that_dies_is_noticed(how: str, message: str) -> None:
+    pipeline = SequentialQueuedPipeline(
+        [steps.unchanged, ("bad", steps.Fail(how)), (2, steps.unchanged)], 10, use_processes=True
+    )
     with pytest.raises(WorkerLostError, match=message) as caught:
-        chain(steps.Fail(how), True).transform(range(200))
+        pipeline.transform(range(2000))
     assert (caught.value.step, caught.value.batch) == ("bad", 3)
 
 
@@ -237,6 +241,16 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, whom: str) -> None:
     _, said = program.communicate()
     assert said.splitlines()[-1] == "KeyboardInterrupt" and said.count("Traceback") == 1
     assert psutil.wait_procs(children, timeout=60)[1] == []
+
+
+@pytest.mark.feature("X5")
+def test_ctrl_c_is_the_callers_to_handle() -> None:
+    """A caller that handles it and goes on finds its workers working."""
+    results = SequentialQueuedPipeline([steps.double], 1, use_processes=True).stream(range(60))
+    next(results)
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid or 0, signal.SIGINT)
+    assert sum(1 for _ in results) == 59
 
 
 @pytest.mark.feature("X5")
