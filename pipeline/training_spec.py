@@ -53,8 +53,8 @@ class TrainingSpec:
     scheduler: type | None = None
     notes: list[str] = field(default_factory=list)
 
-    def classes(self) -> dict[str, type]:
-        """Role to class, for provenance."""
+    def classes(self) -> dict[str, Any]:
+        """Role to class, or to function, for provenance."""
         named = {
             "dataset": self.dataset,
             "trainer": self.trainer,
@@ -62,7 +62,13 @@ class TrainingSpec:
             "criterion": self.criterion,
         }
         samplers = {f"{tier}_sampler": sampler.cls for tier, sampler in self.samplers.items()}
-        classes = {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
+        functions = {
+            f"dataset_{name}": self.dataset.params[name]
+            for name in sorted(getattr(self.dataset.cls, "function_params", ()))
+            if self.dataset.params.get(name) is not None
+        }
+        components = {role: component.cls for role, component in named.items()}
+        classes = {**components, "model": self.model, **samplers, **functions}
         return classes if self.scheduler is None else {**classes, "scheduler": self.scheduler}
 
 
@@ -78,6 +84,8 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
     """
     notes: list[str] = []
     dataset = _components(DatasetConfig(), rows["dataset"], resolver, notes)
+    reader = dataset["dataset_class_params"]
+    reader = Component(reader.cls, resolver.with_functions(reader.cls, reader.params))
     model = _components(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
     training = _components(TrainingConfig(), rows["training"], resolver, notes)
     trainer, scheduler = _with_scheduler(training["trainer_class_params"], resolver)
@@ -87,7 +95,7 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         key=rows["task"]["training_task_md5_hash"],
         seed=int(rows["task"]["seed"]),
         dataset_row=row,
-        dataset=dataset["dataset_class_params"],
+        dataset=reader,
         samplers=samplers,
         model=model.cls,
         model_params=model_params(row, model.params),
