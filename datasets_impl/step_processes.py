@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import __main__
 from datasets_impl.errors import StreamingError, WorkerLostError
-from datasets_impl.memory_segment import SegmentPool
-from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError
+from datasets_impl.memory_segment import SegmentPool, SpareSegments
+from datasets_impl.object_channel import BUNDLED, ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import PipelineStep
 from datasets_impl.step_process import NO_BATCH, PLACE, HandedFd, WorkerRecipe, main
 from datasets_impl.worker_crew import Failure, Result
@@ -62,7 +62,8 @@ class ProcessCrew:
 
     def __init__(self, branches: Sequence[Sequence[PipelineStep]], aligned: bool) -> None:
         self._owner = os.getpid()
-        self._pool = SegmentPool()
+        self._spare = SpareSegments()
+        self._pool = SegmentPool(self._spare)
         self._workers: list[tuple[PipelineStep, int, SpawnProcess]] = []
         self._inlets: list[ObjectChannel] = []
         self._room = [steps[0].queue for steps in branches]
@@ -98,9 +99,11 @@ class ProcessCrew:
         places: HandedFd,
     ) -> None:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in steps]
+        # Several senders ask for one place at a time, so that none keeps places that another needs.
+        kinds = [os.EFD_SEMAPHORE if step.workers > 1 else 0 for step in steps[:-1]]
         rooms = [
             self._room_fds[branch],
-            *(os.eventfd(step.queue, os.EFD_SEMAPHORE | os.EFD_CLOEXEC) for step in steps[1:]),
+            *(os.eventfd(step.queue, kind | os.EFD_CLOEXEC) for step, kind in zip(steps[1:], kinds, strict=True)),
         ]
         levels = _log_levels()
         first = pairs[0][0]
@@ -117,9 +120,12 @@ class ProcessCrew:
                         branch=branch,
                         inlet=pairs[place][1],
                         inlet_room=HandedFd(rooms[place]),
+                        told_after=max(1, step.queue // 2 // step.workers),
+                        together=_together(steps[place : place + 2]),
                         onward=None if last else pairs[place + 1][0],
                         onward_room=None if last else HandedFd(rooms[place + 1]),
                         outlet=outlet,
+                        spare=self._spare,
                         places=places,
                         place=len(self._workers),
                         log_levels=levels,
@@ -171,7 +177,7 @@ class ProcessCrew:
             self._room[branch] -= 1
             self._post(branch, parcel)
 
-    def get(self, block: bool) -> Result | None:
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
         """Return the next result, or None; see `WorkerCrew`."""
         lost = None
         while True:
@@ -190,18 +196,23 @@ class ProcessCrew:
             for branch, parcel in list(self._unsent.items()):
                 self._post(branch, parcel)
             lost = self._lost()
-            if self._count_room():
+            if self._count_room() and or_room:
                 return None
 
     def _receive(self) -> Result | None:
         """Return a result if one is there, and see to everything else that is."""
         try:
             found = self._outlet.receive()
-        except EOFError:
-            # Every worker closed its end: each of them is gone, or about to be.
-            raise BlockingIOError from None
-        if type(found) is Result:
-            return found
+        except PeerGoneError:
+            # Every worker closed its end, so that each of them is gone, or about to be.
+            self._workers[0][2].join(END_SECONDS)
+            self._throw_lost(*(self._lost() or (*self._workers[0][:2], 0)))
+        except UnreadableMessageError as error:
+            raise StreamingError(
+                f"a result cannot be rebuilt in the caller's process ({error}): return others, or use threads."
+            ) from error
+        if type(found) is tuple:
+            return Result(*found)
         if type(found) is Failure:
             _rebuilt(found).throw()
         _log(found)
@@ -273,6 +284,7 @@ class ProcessCrew:
         self._outlet.close()
         self._unsent.clear()
         self._pool.close()
+        self._spare.close()
         for fd in self._room_fds:
             os.close(fd)
         self._room_fds.clear()
@@ -282,7 +294,7 @@ class ProcessCrew:
         while (left := deadline - time.monotonic()) > 0:
             try:
                 found = self._outlet.receive()
-            except EOFError:
+            except PeerGoneError:
                 break
             except BlockingIOError:
                 self._poll.poll(left * 1000)
@@ -291,6 +303,15 @@ class ProcessCrew:
                 _log(found)
         for _, _, process in self._workers:
             process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _together(steps: Sequence[PipelineStep]) -> int:
+    """How many results of the first step may travel in one packet to the second, or from the last step to the caller.
+
+    One process receives a packet: several workers get one minibatch each, so that all have work."""
+    if steps[-1].workers > 1 and len(steps) > 1:
+        return 1
+    return min(BUNDLED, max(1, min(step.queue for step in steps) // 2))
 
 
 def _rebuilt(failure: Failure) -> Failure:

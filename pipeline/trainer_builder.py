@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +14,13 @@ from datasets_impl import mongo_access
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
+from .data_directory import data_directory
 from .data_parallel import DataParallelTrainer, devices_of
-from .errors import PipelineError
 from .events import EventLog
 from .folders import Folders
 from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
 from .node_cache import NodeCache
-from .prober import companions_of
 from .rank_recipe import Recipe
 from .reporters.choice import views
 from .reporters.description import described
@@ -112,7 +111,7 @@ class TrainerBuilder:
     ) -> DataParallelTrainer:
         """What takes the place of the trainer of a task, with these rows, that is trained on several devices."""
         devices = devices_of(training)
-        there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+        there = self.gpus_there()
         gpus = resources.enter_context(rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory))
         cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         attempt: RunningAttempt | None = offered.get("stop")
@@ -135,24 +134,13 @@ class TrainerBuilder:
         reporter = offered["reporter"] if attempt is None else attempt.reporter
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
 
+    def gpus_there(self) -> Sequence[Gpu]:
+        """The GPUs that trainings of this session may have."""
+        return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
-        `dataset_dir` directly."""
-        name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
-        own = getattr(training.dataset.cls, "fingerprint", None)
-        if own is None:
-            path = cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store)
-            for companion, digest in companions_of(training.dataset.cls, path).items():
-                beside = str(PurePosixPath(name).with_name(companion))
-                original = folders.dataset_dir / beside
-                cache.fetch(beside, digest, original, store=self._store, companion_of=sha256)
-            return path.parents[len(Path(name).parts) - 1]
-        if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
-            raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
-                "a new dataset configuration"
-            )
-        return folders.dataset_dir
+        """The folder that user code finds the data file in."""
+        return data_directory(training.dataset_row, training.dataset, folders.dataset_dir, cache, self._store)
 
     def offers(
         self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack

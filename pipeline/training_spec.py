@@ -83,11 +83,9 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         If a class cannot be found any more or lost a parameter that the row sets.
     """
     notes: list[str] = []
-    dataset = _components(DatasetConfig(), rows["dataset"], resolver, notes)
-    reader = dataset["dataset_class_params"]
-    reader = Component(reader.cls, resolver.with_functions(reader.cls, reader.params))
-    model = _components(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
-    training = _components(TrainingConfig(), rows["training"], resolver, notes)
+    dataset = components_of(DatasetConfig(), rows["dataset"], resolver, notes)
+    model = components_of(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
+    training = components_of(TrainingConfig(), rows["training"], resolver, notes)
     trainer, scheduler = _with_scheduler(training["trainer_class_params"], resolver)
     row = dict(rows["dataset"])
     samplers = {tier: dataset[column] for tier in TIERS if (column := f"{tier}_sampler_class_params") in dataset}
@@ -95,7 +93,7 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         key=rows["task"]["training_task_md5_hash"],
         seed=int(rows["task"]["seed"]),
         dataset_row=row,
-        dataset=reader,
+        dataset=dataset["dataset_class_params"],
         samplers=samplers,
         model=model.cls,
         model_params=model_params(row, model.params),
@@ -138,9 +136,11 @@ def as_shape(value: Any) -> Any:
     return [as_shape(item) for item in value]
 
 
-def _components(
+def components_of(
     table: ConfigTable, row: Mapping[str, Any], resolver: ClassResolver, notes: list[str]
 ) -> dict[str, Component]:
+    """The classes that a row names, by their column of parameters; raises as `read_spec` does. `notes` grows by what a
+    reader should know."""
     stored = table.read(row)
     components = {}
     for slot in table.slots:
@@ -154,5 +154,6 @@ def _components(
             f"{signature.label} has lost the parameter {parameter} since the row was inserted; it was at its default"
             for parameter in lost
         )
-        components[slot.params] = Component(resolver.resolve(module, name, slot.kind), params)
+        cls = resolver.resolve(module, name, slot.kind)
+        components[slot.params] = Component(cls, resolver.with_functions(cls, params))
     return components

@@ -24,6 +24,7 @@ from trainers.histories import LOSS, Histories
 from trainers.learner import Learner
 from trainers.loader_position import tell_epoch
 from trainers.parameter_history import ParameterHistory
+from trainers.resources import ResourcePolicy, needs_of
 from trainers.scoring import Scoring, TierScore
 from trainers.trainer_options import TrainerOptions, takes_options
 from trainers.training_state import TrainingState
@@ -95,10 +96,17 @@ class NNTrainer:
     """Called with the trainer's own parameters, checks them without building anything; raises `TrainerError`."""
     trains_on_devices: ClassVar[bool] = True
     """Whether the parameter `devices` says how many processes train together."""
-    run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
+    run_params: ClassVar[frozenset[str]] = frozenset(
+        field.name for policy in (CheckpointPolicy, ResourcePolicy) for field in fields(policy)
+    )
     test_score: float | None
     test_metrics: dict[str, float]
     _watch: Watch | None  # while training
+
+    @classmethod
+    def needs(cls, params: Mapping[str, Any]) -> dict[str, int]:
+        """What a training with these parameters needs of a worker: ``devices``, ``gpu_memory`` and ``memory``."""
+        return needs_of(params, on_devices=cls.trains_on_devices)
 
     @takes_options
     def __init__(
@@ -351,7 +359,8 @@ class NNTrainer:
         """Loss and metrics of the called model on a tier; outputs and targets go into `kept` where it is given."""
         after_batch = None if self._watch is None else self._scored_batch
         with self._numerics():
-            return self._scoring.score(loader, tier, after_batch, kept)
+            keep = None if kept is None else lambda outputs, targets: kept.append((outputs, targets))
+            return self._scoring.score(loader, tier, after_batch, keep)
 
 
 def _device(name: torch.device | str) -> torch.device:
