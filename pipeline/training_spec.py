@@ -53,8 +53,8 @@ class TrainingSpec:
     scheduler: type | None = None
     notes: list[str] = field(default_factory=list)
 
-    def classes(self) -> dict[str, type]:
-        """Role to class, for provenance."""
+    def classes(self) -> dict[str, Any]:
+        """Role to class, or to function, for provenance."""
         named = {
             "dataset": self.dataset,
             "trainer": self.trainer,
@@ -62,7 +62,13 @@ class TrainingSpec:
             "criterion": self.criterion,
         }
         samplers = {f"{tier}_sampler": sampler.cls for tier, sampler in self.samplers.items()}
-        classes = {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
+        functions = {
+            f"dataset_{name}": self.dataset.params[name]
+            for name in sorted(getattr(self.dataset.cls, "function_params", ()))
+            if self.dataset.params.get(name) is not None
+        }
+        components = {role: component.cls for role, component in named.items()}
+        classes = {**components, "model": self.model, **samplers, **functions}
         return classes if self.scheduler is None else {**classes, "scheduler": self.scheduler}
 
 
@@ -148,5 +154,6 @@ def components_of(
             f"{signature.label} has lost the parameter {parameter} since the row was inserted; it was at its default"
             for parameter in lost
         )
-        components[slot.params] = Component(resolver.resolve(module, name, slot.kind), params)
+        cls = resolver.resolve(module, name, slot.kind)
+        components[slot.params] = Component(cls, resolver.with_functions(cls, params))
     return components
