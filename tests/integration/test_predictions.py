@@ -242,27 +242,27 @@ def test_several_inputs_and_targets_keep_their_names(
         assert {*saved} == {"outputs.first", "outputs.second", "targets.first", "targets.second"}
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        ({"training_task_md5_hash": "0" * 32}, "there is no TrainingTask '0+'; insert it first"),
-        ({"dataset_config_md5_hash": "0" * 32}, "there is no DatasetConfig '0+'"),
-        ({"dataset_config_md5_hash": "", "stored_dataset_md5_hash": "0" * 32}, "there is no StoredDataset '0+'"),
-        ({"dataset_config_md5_hash": ""}, "give the data as either dataset_config_md5_hash or stored_dataset_md5_hash"),
-        ({"stored_dataset_md5_hash": "0" * 32}, "give the data as either"),
-        ({"training_task_md5_hash": ""}, "the column training_task_md5_hash is missing"),
-        ({"training_task_md5_hash": 3}, "training_task_md5_hash must be text, not 3"),
-        ({"tier": "tests"}, "'tests' is not a tier; choose one of train, validation, test"),
-        ({"teir": "test"}, "there is no column 'teir'; did you mean tier"),
-        ({"priority": 128}, "priority must be a whole number from 0 to 127"),
-        ({"batch_size": 0}, "batch_size must be a whole number from 1"),
-    ],
-)
-def test_a_wrong_row_is_refused_and_nothing_inserted(task: Key, columns: dict[str, Any], message: str) -> None:
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"training_task_md5_hash": "0" * 32}, "there is no TrainingTask '0+'; insert it first"),
+    ({"dataset_config_md5_hash": "0" * 32}, "there is no DatasetConfig '0+'"),
+    ({"dataset_config_md5_hash": "", "stored_dataset_md5_hash": "0" * 32}, "there is no StoredDataset '0+'"),
+    ({"dataset_config_md5_hash": ""}, "give the data as either dataset_config_md5_hash or stored_dataset_md5_hash"),
+    ({"stored_dataset_md5_hash": "0" * 32}, "give the data as either"),
+    ({"training_task_md5_hash": ""}, "the column training_task_md5_hash is missing"),
+    ({"training_task_md5_hash": 3}, "training_task_md5_hash must be text, not 3"),
+    ({"tier": "tests"}, "'tests' is not a tier; choose one of train, validation, test"),
+    ({"teir": "test"}, "there is no column 'teir'; did you mean tier"),
+    ({"priority": 128}, "priority must be a whole number from 0 to 127"),
+    ({"batch_size": 0}, "batch_size must be a whole number from 1"),
+]
+
+
+def test_a_wrong_row_is_refused_and_nothing_inserted(task: Key) -> None:
     right = {**task, **dataset()}
-    with pytest.raises(InvalidRow, match=message) as error:
-        PredictionTask().insert_tuples([right, {**right, **columns}])
-    assert str(error.value).startswith("PredictionTask row 1: ") and "\n" not in str(error.value)
+    for columns, message in WRONG:
+        with pytest.raises(InvalidRow, match=message) as error:
+            PredictionTask().insert_tuples([right, {**right, **columns}])
+        assert str(error.value).startswith("PredictionTask row 1: ") and "\n" not in str(error.value)
     assert len(PredictionTask()) == 0
 
 
@@ -393,6 +393,7 @@ def test_a_stopped_worker_gives_its_prediction_back(
     assert objects(session) == [] and states() == {key["prediction_task_md5_hash"]: "pending"}
 
 
+@pytest.mark.slow
 def test_a_large_prediction_takes_little_memory(
     own_code: Callable[[str], None], open_session: Callable[..., Session]
 ) -> None:
