@@ -374,6 +374,15 @@ def test_logs_are_followed_until_the_job_has_ended(fake_cluster: FakeCluster) ->
         assert (told, errors, process.returncode) == (f"[{name}] end\n", "", 0)
 
 
+def test_the_log_of_one_pod_is_followed_to_its_end(fake_cluster: FakeCluster, k8s: Command) -> None:
+    bring(fake_cluster)
+    pod = fake_cluster.add_pod("trainloom", 0)
+    fake_cluster.add_pod("trainloom", 1)
+    fake_cluster.write(pod["metadata"]["name"], "one", "two", ended=True)
+    fake_cluster.put(PODS, {**pod, "status": {"phase": "Succeeded"}})
+    assert k8s("logs", "-f", "trainloom-0")[0] == "one\ntwo\n"
+
+
 # Scaling
 
 
@@ -417,13 +426,15 @@ def test_the_number_of_workers_follows_the_queue(
         claimed = claim(Worker(host="trainloom-2", pod=pods[2]))
     with running("k8s", "scale", "--follow", "--max", "6", "--patience", "0.3", "--interval", "0.1") as process:
         assert line_of(process) == "trainloom follows the queue with 1 to 6 workers, until Ctrl-C"
-        assert line_of(process) == "trainloom: 4 workers instead of 1 for 3 waiting and 1 running tasks"
+        assert line_of(process) == "trainloom: 4 workers instead of 1 (waiting tasks: 3, workers at one: 1)"
         fake_cluster.faults.append(Fault("GET", "/jobs/trainloom", when="before"))
         with connect():
             (TrainingTask() - claimed).delete(prompt=False)
         told = line_of(process)
         # Index 2 is at a task: no number below 3 leaves it alone.
-        assert told.startswith("trainloom: 3 workers instead of 4 for 0 waiting and 1 running tasks; those that are")
+        assert told.startswith(
+            "trainloom: 3 workers instead of 4 (waiting tasks: 0, workers at one: 1); those that are"
+        )
         assert fake_cluster.objects[JOBS, "trainloom"]["spec"]["completions"] == 3
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
