@@ -49,7 +49,7 @@ def _tail(tail: int | None) -> dict[str, str]:
 
 
 class LogStreams:
-    """Follows the logs of the pods of some Jobs, also of those that come later, until the Jobs have ended; or the log of
+    """Follows the logs of the pods of some Jobs, also of those that come later, until the Jobs have ended; or that of
     one pod until it has."""
 
     def __init__(

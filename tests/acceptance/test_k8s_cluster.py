@@ -22,6 +22,7 @@ from k8s.render import render
 from k8s.values import Values
 from pipeline.cli.main import main
 from pipeline.queue import Queue, Worker
+from schemas.attempt import Attempt
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 from tests.fake_cluster import JOBS, NAMESPACE, PODS, TOKEN, FakeCluster, Fault
@@ -102,12 +103,13 @@ def bring(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
     return manifest
 
 
-def claim(worker: Worker) -> dict[str, str]:
-    """The key of a training that such a worker holds from now on; in a session."""
-    queue = Queue(TrainingResult(), worker)
+def claim(host: str, pod: str = "") -> dict[str, str]:
+    """The key of a training that a worker there holds from now on; in a session."""
+    queue = Queue(TrainingResult(), Worker(host=host))
     queue.enqueue()
     claimed = queue.claim()
     assert claimed is not None
+    Attempt().update1({"attempt_id": claimed.attempt, "attempt_pod": pod})
     return claimed.key
 
 
@@ -255,7 +257,7 @@ def test_the_status_says_why_pods_wait_and_died_and_which_tasks_they_are_at(
     names = [pod["metadata"]["name"] for pod in (named, hosted)]
     with connect() as session:
         insert_tasks(session, training(epoch_limit=4), seeds=range(3))
-        claims = [claim(Worker(host="trainloom-0", pod=names[0])), claim(Worker(host="trainloom-1", pod=""))]
+        claims = [claim("trainloom-0", names[0]), claim("trainloom-1")]
 
     found = json.loads(k8s("status", "--json")[0])
     assert found["tasks"]["trainings"] == {**found["tasks"]["trainings"], "pending": 1, "running": 2}
@@ -423,7 +425,7 @@ def test_the_number_of_workers_follows_the_queue(
     pods = [fake_cluster.add_pod("trainloom", index)["metadata"]["name"] for index in range(3)]
     with connect() as session:
         insert_tasks(session, training(), seeds=range(4))
-        claimed = claim(Worker(host="trainloom-2", pod=pods[2]))
+        claimed = claim("trainloom-2", pods[2])
     with running("k8s", "scale", "--follow", "--max", "6", "--patience", "0.3", "--interval", "0.1") as process:
         assert line_of(process) == "trainloom follows the queue with 1 to 6 workers, until Ctrl-C"
         assert line_of(process) == "trainloom: 4 workers instead of 1 (waiting tasks: 3, workers at one: 1)"
