@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator
 
 from .api import NOT_FOUND, Api, ApiError, StreamBroken
 from .errors import KubernetesError
@@ -20,19 +19,14 @@ WAITING_LINES = 1000  # read ahead of who prints them
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # s before a log is asked for again
 
 
-def newest(pods: Iterable[Mapping[str, Any]], before: bool = False) -> list[Mapping[str, Any]]:
-    """The newest pod of every index, or the one before it, by Job and index; pods without an index are all given."""
-    tries: dict[tuple[str, int | str], list[Mapping[str, Any]]] = {}
-    for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
-        state = pod_state(pod)
-        tries.setdefault((state.job, state.name if state.index is None else state.index), []).append(pod)
-    place = 2 if before else 1
-    return [found[-place] for _, found in sorted(tries.items(), key=_by_number) if len(found) >= place]
-
-
-def _by_number(item: tuple[tuple[str, int | str], Any]) -> tuple[str, int, str]:
-    (job, index), _ = item
-    return (job, index, "") if isinstance(index, int) else (job, -1, index)
+def newest(pods: Iterable[PodState], *, before: bool = False) -> list[PodState]:
+    """The newest pod of every index, or the one before it, by Job and index; of pods without an index all."""
+    tries: dict[tuple[str, int, str], list[PodState]] = {}
+    for pod in sorted(pods, key=lambda pod: pod.created):
+        place = (pod.job, -1, pod.name) if pod.index is None else (pod.job, pod.index, "")
+        tries.setdefault(place, []).append(pod)
+    back = 2 if before else 1
+    return [found[-back] for _, found in sorted(tries.items()) if len(found) >= back]
 
 
 def read(api: Api, pod: str, *, tail: int | None = None, previous: bool = False) -> Iterator[str]:
@@ -55,18 +49,19 @@ def _tail(tail: int | None) -> dict[str, str]:
 
 
 class LogStreams:
-    """Follows the logs of the pods of some Jobs, also of those that come later, until the Jobs have ended."""
+    """Follows the logs of the pods of some Jobs, also of those that come later, until the Jobs have ended; or that of
+    one pod until it has."""
 
     def __init__(
-        self, api: Api, labels: str, *, chosen: Callable[[PodState], bool] = lambda _: True, tail: int | None = None
+        self, api: Api, labels: str, *, jobs: Collection[str], pod: str | None = None, tail: int | None = None
     ) -> None:
-        """`labels` selects Jobs and pods, `chosen` some of the pods; `tail`: how many lines that lie behind are shown
-        of each pod that runs already, None for all."""
+        """`labels` selects Jobs and pods, of which only those of `jobs` count, or `pod` alone; `tail`: how many lines
+        that lie behind are shown of each pod that runs already, None for all."""
         self._api = api
         self._changed = threading.Event()
         self._jobs = Watched(api, JOB, labels=labels, changed=self._changed)
         self._pods = Watched(api, POD, labels=labels, changed=self._changed)
-        self._chosen = chosen
+        self._names, self._pod = frozenset(jobs), pod
         self._tail: int | None = tail
         self._lines: queue.Queue[tuple[str, str] | KubernetesError] = queue.Queue(WAITING_LINES)
         self._streams: dict[str, threading.Thread] = {}
@@ -94,24 +89,28 @@ class LogStreams:
 
     def _begin_streams(self) -> None:
         """A thread for every pod that has one to be followed; those that are there at the beginning are cut short."""
-        for pod in self._pods.objects():
-            state = pod_state(pod)
-            if state.name not in self._streams and state.phase != PENDING and self._chosen(state):
+        for state in self._chosen():
+            if state.name not in self._streams and state.phase != PENDING:
                 arguments = (state.name, self._tail)
                 stream = threading.Thread(target=self._follow, args=arguments, name=f"log {state.name}", daemon=True)
                 self._streams[state.name] = stream
                 stream.start()
         self._tail = None
 
+    def _chosen(self) -> list[PodState]:
+        """The pods whose logs are wanted, as they are now."""
+        states = map(pod_state, self._pods.objects())
+        return [
+            state for state in states if (state.job in self._names if self._pod is None else state.name == self._pod)
+        ]
+
     def _is_over(self) -> bool:
-        """Whether nothing more can come: every Job has ended or is gone, and so have the streams."""
-        if any(not job_state(job).has_ended for job in self._jobs.objects()):
+        """Whether nothing more can come: the streams have ended, and no other pod comes."""
+        jobs = [job for job in map(job_state, self._jobs.objects()) if job.name in self._names]
+        if self._pod is None and not all(job.has_ended for job in jobs):
             return False
         alive = any(stream.is_alive() for stream in self._streams.values())
-        return not alive and all(
-            (state.is_over and state.name in self._streams) or not self._chosen(state)
-            for state in map(pod_state, self._pods.objects())
-        )
+        return not alive and all(state.is_over and state.name in self._streams for state in self._chosen())
 
     def _waiting(self) -> Iterator[tuple[str, str]]:
         while not self._lines.empty():

@@ -86,7 +86,7 @@ def look(api: Api, name: str | None = None) -> Overview:
     return overview(api, jobs, api.list(POD, labels=selector).items)
 
 
-def overview(api: Api, jobs: Iterable[Mapping[str, Any]], pods: Iterable[Mapping[str, Any]]) -> Overview:
+def overview(api: Api, jobs: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]) -> Overview:
     """What Jobs and pods tell, with the events of those that do not come; the server is asked for these alone."""
     states = sorted(map(job_state, jobs), key=lambda job: job.name)
     theirs = sorted(map(pod_state, pods), key=lambda pod: (pod.job, pod.index is None, pod.index or 0, pod.started))

@@ -31,7 +31,8 @@ class PodState:
     reason : the cluster's word for why it waits or died, such as Unschedulable or OOMKilled; empty if there is none.
     message : what more the cluster says.
     exit_code : of the container that ended, the worker's before that of others.
-    started : when its node took it, as RFC 3339.
+    created, started : when it was made, and when its node took it, as RFC 3339.
+    restarts : of containers in place.
     """
 
     name: str
@@ -43,7 +44,9 @@ class PodState:
     message: str = ""
     node: str = ""
     exit_code: int | None = None
+    created: str = ""
     started: str = ""
+    restarts: int = 0
 
     @property
     def is_over(self) -> bool:
@@ -75,7 +78,9 @@ def pod_state(pod: Mapping[str, Any]) -> PodState:
         message=" ".join(message.split()),
         node=spec.get("nodeName") or "",
         exit_code=exit_code,
+        created=metadata.get("creationTimestamp") or "",
         started=status.get("startTime") or "",
+        restarts=sum(int(one.get("restartCount") or 0) for one in status.get("containerStatuses") or ()),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.arguments import at_least_zero
@@ -13,6 +13,8 @@ from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from k8s.api import Api
+    from k8s.log_streams import LogStreams
+    from k8s.pod_state import PodState
 
 TAIL = 10
 """Lines of each pod where those of several are shown."""
@@ -25,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
         "logs",
         help="what the workers write: one pod or all, as it comes with -f",
         description="The logs of the newest pod of every worker, each line after the name of its pod; those of one pod "
-        "without. With -f as lines come, from pods that come later too, until the Jobs have ended or Ctrl-C.",
+        "without. With -f as lines come, from pods that come later too, until the Jobs, or that pod, have ended, or "
+        "Ctrl-C.",
     )
     parser.add_argument("pod", nargs="?", metavar="POD", help="one pod: its name, or the beginning of its name")
     add_workers_arguments(parser, group=True)
@@ -40,103 +43,74 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _logs(args: argparse.Namespace) -> int:
+    from k8s.log_streams import LogStreams
     from k8s.overview import find_jobs, label_selector
+    from k8s.pod_state import pod_state
     from k8s.resource import POD
 
     api, name = open_workers(args)
     jobs = find_jobs(api, name, args.group)
     selector = label_selector(jobs[0].instance)
     names = {job.name for job in jobs}
-    pods = [pod for pod in api.list(POD, labels=selector).items if _job(pod) in names]
+    pods = [pod for pod in map(pod_state, api.list(POD, labels=selector).items) if pod.job in names]
     one = None if args.pod is None else _named(pods, args.pod)
     tail = args.tail if args.tail is not None or one is not None else TAIL
     if args.follow:
-        return _follow(api, selector, names, one, tail)
-    return _print(api, pods, one, tail, args.previous)
+        chosen = None if one is None else one.name
+        return _follow(LogStreams(api, selector, jobs=names, pod=chosen, tail=tail), bare=one is not None)
+    return _print(api, _chosen(pods, one, args.previous), tail, bare=one is not None)
 
 
-def _job(pod: Mapping[str, Any]) -> str:
-    from k8s.pod_state import pod_state
-
-    return pod_state(pod).job
-
-
-def _named(pods: list[Mapping[str, Any]] | list[dict[str, Any]], typed: str) -> str:
-    """The name of the one pod that is meant, the newest of those of one index."""
+def _named(pods: Sequence[PodState], typed: str) -> PodState:
+    """The one pod that is meant, of those of one index the newest."""
     from k8s.log_streams import newest
 
-    names = [str(pod["metadata"]["name"]) for pod in pods if str(pod["metadata"]["name"]).startswith(typed)]
-    if typed in names or len(names) == 1:
-        return typed if typed in names else names[0]
-    latest = [str(pod["metadata"]["name"]) for pod in newest(pods) if pod["metadata"]["name"] in names]
-    if len(latest) == 1:
-        return latest[0]
-    if not names:
+    found = [pod for pod in pods if pod.name.startswith(typed)]
+    exact = [pod for pod in found if pod.name == typed]
+    latest = exact or newest(found)
+    if not latest:
         raise PipelineError(f"there is no pod whose name begins with {typed!r}; `trainloom k8s status` lists them")
-    raise PipelineError(f"several pods have names that begin with {typed!r}: {', '.join(sorted(latest or names))}")
+    if len(latest) > 1:
+        names = ", ".join(pod.name for pod in latest)
+        raise PipelineError(f"several pods have names that begin with {typed!r}: {names}; give more characters")
+    return latest[0]
 
 
-def _follow(api: Api, selector: str, jobs: set[str], one: str | None, tail: int | None) -> int:
-    from k8s.log_streams import LogStreams
-
-    streams = LogStreams(
-        api, selector, chosen=lambda pod: pod.job in jobs if one is None else pod.name == one, tail=tail
-    )
+def _follow(streams: LogStreams, *, bare: bool) -> int:
     try:
         for pod, line in streams.lines():
-            print(line if one is not None else f"[{pod}] {line}", flush=True)
+            print(line if bare else f"[{pod}] {line}", flush=True)
     except KeyboardInterrupt:
         pass  # how one ends it
     return 0
 
 
-def _print(api: Api, pods: list[dict[str, Any]], one: str | None, tail: int | None, previous: bool) -> int:
-    """Print what there is; what cannot be read is said, and the exit code is 1 if nothing could."""
-    from k8s.api import ApiError
-
-    printed = failed = 0
-    for name, restarted in _chosen(pods, one, previous):
-        try:
-            for line in _lines(api, name, tail, restarted):
-                print(line if one is not None else f"[{name}] {line}")
-            printed += 1
-        except ApiError as error:
-            if one is not None:
-                raise
-            failed += 1
-            print(f"{name} has no log to show: {error}", file=sys.stderr)
-    if not printed and not failed:
-        print("no pod ran before those that run now" if previous else "no pod is there", file=sys.stderr)
-    return 0 if printed or not failed else FAILED
-
-
-def _chosen(pods: list[dict[str, Any]], one: str | None, previous: bool) -> Iterator[tuple[str, bool]]:
+def _chosen(pods: Sequence[PodState], one: PodState | None, previous: bool) -> list[tuple[str, bool]]:
     """Names of pods, and whether the log of a container before its restart is meant."""
     from k8s.log_streams import newest
 
-    latest = newest(pods) if one is None else [pod for pod in pods if pod["metadata"]["name"] == one]
+    latest = newest(pods) if one is None else [one]
     if not previous:
-        yield from ((str(pod["metadata"]["name"]), False) for pod in latest)
-        return
-    restarted = [pod for pod in latest if _restarts(pod)]
-    yield from ((str(pod["metadata"]["name"]), True) for pod in restarted)
-    indexes = {(_job(pod), pod_index(pod)) for pod in latest if pod not in restarted}
-    for pod in newest(pods, before=True):
-        if (_job(pod), pod_index(pod)) in indexes:
-            yield str(pod["metadata"]["name"]), False
+        return [(pod.name, False) for pod in latest]
+    restarted = [(pod.name, True) for pod in latest if pod.restarts]
+    replaced = {(pod.job, pod.index) for pod in latest if not pod.restarts}
+    before = [(pod.name, False) for pod in newest(pods, before=True) if (pod.job, pod.index) in replaced]
+    return [*restarted, *before]
 
 
-def pod_index(pod: Mapping[str, Any]) -> int | None:
-    from k8s.pod_state import pod_state
-
-    return pod_state(pod).index
-
-
-def _restarts(pod: Mapping[str, Any]) -> int:
-    return sum(int(status.get("restartCount") or 0) for status in pod["status"].get("containerStatuses") or ())
-
-
-def _lines(api: Api, pod: str, tail: int | None, restarted: bool) -> Iterator[str]:
+def _print(api: Api, chosen: Sequence[tuple[str, bool]], tail: int | None, *, bare: bool) -> int:
+    """Print what there is; what cannot be read is said, and the exit code is 1 if nothing could."""
+    from k8s.errors import KubernetesError
     from k8s.log_streams import read
 
-    return read(api, pod, tail=tail, previous=restarted)
+    failed = 0
+    for name, previous in chosen:
+        try:
+            for line in read(api, name, tail=tail, previous=previous):
+                print(line if bare else f"[{name}] {line}")
+        except KubernetesError as error:
+            failed += 1
+            print(f"{name} has no log to show: {error}", file=sys.stderr)
+    if not chosen:
+        print("there is no such pod", file=sys.stderr)
+    return FAILED if failed and failed == len(chosen) else 0

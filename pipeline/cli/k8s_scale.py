@@ -144,8 +144,9 @@ def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
     if demand is None or held is None:
         raise PipelineError(f"--follow counts the tasks, and they are not known: {tasks.problem}")
     pods = [pod_state(pod) for pod in api.list(POD, labels=f"{JOB_LABEL}={name}").items]
-    busy = {pod.index for pod in pods if pod.name in by_pod(pods, held) and pod.index is not None}
-    wanted = follower.wanted(time.monotonic(), job, demand.waiting + demand.running, busy)
+    at_work = by_pod(pods, held)
+    busy = {pod.index for pod in pods if pod.name in at_work and pod.index is not None}
+    wanted = follower.wanted(time.monotonic(), job, demand.waiting + len(busy), busy)
     if wanted != (0 if job.condition == "Suspended" else job.workers):
-        _change(api, job, wanted, why=f" for {demand.waiting} waiting and {demand.running} running tasks")
+        _change(api, job, wanted, why=f" (waiting tasks: {demand.waiting}, workers at one: {len(busy)})")
     return True

@@ -22,6 +22,7 @@ from k8s.render import render
 from k8s.values import Values
 from pipeline.cli.main import main
 from pipeline.queue import Queue, Worker
+from schemas.attempt import Attempt
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 from tests.fake_cluster import JOBS, NAMESPACE, PODS, TOKEN, FakeCluster, Fault
@@ -102,12 +103,13 @@ def bring(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
     return manifest
 
 
-def claim(worker: Worker) -> dict[str, str]:
-    """The key of a training that such a worker holds from now on; in a session."""
-    queue = Queue(TrainingResult(), worker)
+def claim(host: str, pod: str = "") -> dict[str, str]:
+    """The key of a training that a worker there holds from now on; in a session."""
+    queue = Queue(TrainingResult(), Worker(host=host))
     queue.enqueue()
     claimed = queue.claim()
     assert claimed is not None
+    Attempt().update1({"attempt_id": claimed.attempt, "attempt_pod": pod})
     return claimed.key
 
 
@@ -255,7 +257,7 @@ def test_the_status_says_why_pods_wait_and_died_and_which_tasks_they_are_at(
     names = [pod["metadata"]["name"] for pod in (named, hosted)]
     with connect() as session:
         insert_tasks(session, training(epoch_limit=4), seeds=range(3))
-        claims = [claim(Worker(host="trainloom-0", pod=names[0])), claim(Worker(host="trainloom-1", pod=""))]
+        claims = [claim("trainloom-0", names[0]), claim("trainloom-1")]
 
     found = json.loads(k8s("status", "--json")[0])
     assert found["tasks"]["trainings"] == {**found["tasks"]["trainings"], "pending": 1, "running": 2}
@@ -374,6 +376,15 @@ def test_logs_are_followed_until_the_job_has_ended(fake_cluster: FakeCluster) ->
         assert (told, errors, process.returncode) == (f"[{name}] end\n", "", 0)
 
 
+def test_the_log_of_one_pod_is_followed_to_its_end(fake_cluster: FakeCluster, k8s: Command) -> None:
+    bring(fake_cluster)
+    pod = fake_cluster.add_pod("trainloom", 0)
+    fake_cluster.add_pod("trainloom", 1)
+    fake_cluster.write(pod["metadata"]["name"], "one", "two", ended=True)
+    fake_cluster.put(PODS, {**pod, "status": {"phase": "Succeeded"}})
+    assert k8s("logs", "-f", "trainloom-0")[0] == "one\ntwo\n"
+
+
 # Scaling
 
 
@@ -414,16 +425,18 @@ def test_the_number_of_workers_follows_the_queue(
     pods = [fake_cluster.add_pod("trainloom", index)["metadata"]["name"] for index in range(3)]
     with connect() as session:
         insert_tasks(session, training(), seeds=range(4))
-        claimed = claim(Worker(host="trainloom-2", pod=pods[2]))
+        claimed = claim("trainloom-2", pods[2])
     with running("k8s", "scale", "--follow", "--max", "6", "--patience", "0.3", "--interval", "0.1") as process:
         assert line_of(process) == "trainloom follows the queue with 1 to 6 workers, until Ctrl-C"
-        assert line_of(process) == "trainloom: 4 workers instead of 1 for 3 waiting and 1 running tasks"
+        assert line_of(process) == "trainloom: 4 workers instead of 1 (waiting tasks: 3, workers at one: 1)"
         fake_cluster.faults.append(Fault("GET", "/jobs/trainloom", when="before"))
         with connect():
             (TrainingTask() - claimed).delete(prompt=False)
         told = line_of(process)
         # Index 2 is at a task: no number below 3 leaves it alone.
-        assert told.startswith("trainloom: 3 workers instead of 4 for 0 waiting and 1 running tasks; those that are")
+        assert told.startswith(
+            "trainloom: 3 workers instead of 4 (waiting tasks: 0, workers at one: 1); those that are"
+        )
         assert fake_cluster.objects[JOBS, "trainloom"]["spec"]["completions"] == 3
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

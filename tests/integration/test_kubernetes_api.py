@@ -427,7 +427,7 @@ def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: F
     waiting = fake_cluster.add_pod("work", 1, "Pending")
     name, late = first["metadata"]["name"], waiting["metadata"]["name"]
     fake_cluster.write(name, "old", "older", "one")
-    lines = LogStreams(api, "app.kubernetes.io/managed-by=trainloom", tail=1).lines()
+    lines = LogStreams(api, "app.kubernetes.io/managed-by=trainloom", jobs=["work"], tail=1).lines()
     assert next(lines) == (name, "one")
     fake_cluster.write(name, "two")
     assert next(lines) == (name, "two")
@@ -466,4 +466,4 @@ def test_a_log_that_may_not_be_read_is_said(fake_cluster: FakeCluster, api: Api)
     fake_cluster.add_pod("work", 0)
     fake_cluster.denied = {("get", "pods/log")}
     with pytest.raises(ApiError, match='cannot get resource "pods/log"'):
-        list(LogStreams(api, "app.kubernetes.io/managed-by=trainloom").lines())
+        list(LogStreams(api, "app.kubernetes.io/managed-by=trainloom", jobs=["work"]).lines())
