@@ -185,8 +185,8 @@ class Group(_Section):
     )
     cpus: Quantity = Field(default="2", description="cores of a pod")
     memory: Quantity = Field(default="8Gi", description="of a pod, shm included")
-    shm: Quantity = Field(default="1Gi", description="/dev/shm, through which loader processes hand over batches")
-    tmp: Quantity = Field(default="4Gi", description="/tmp, on the node's disk")
+    shm: Quantity = Field(default="1Gi", description="`/dev/shm`, through which loader processes hand over batches")
+    tmp: Quantity = Field(default="4Gi", description="`/tmp`, on the node's disk")
     scratch: Quantity = Field(default="20Gi", description="cached data, checkpoints on their way; on the node's disk")
     command: Items[str] | None = Field(default=None, description="instead of `trainloom worker …`")
     args: Items[str] | None = Field(default=None, description="of the command")
@@ -213,10 +213,10 @@ class Group(_Section):
     misconfigured: Literal["FailJob", "FailIndex"] = Field(
         default="FailJob", description="what exit code 78 ends: the Job, or only that worker"
     )
-    liveness: bool = Field(default=True, description="restart workers that have shown no life for long")
+    liveness: bool = Field(default=True, description="replace workers that have shown no life for long")
     host_network: bool = Field(default=False, description="the node's network; many namespaces forbid it")
     peers: bool = Field(
-        default=False, description="a headless Service: pods find each other as JOB-0.JOB, JOB-1.JOB, …"
+        default=False, description="a headless Service: pods find each other as `JOB-0.JOB`, `JOB-1.JOB`, …"
     )
     autoscale: Scaling | None = Field(default=None, description="a KEDA ScaledJob instead of a Job")
 
@@ -240,6 +240,8 @@ class Group(_Section):
             raise ValueError("has gpu_memory, which only NVIDIA's nodes are labelled with; use required_nodes")
         if self.command is not None and (self.options or self.watch or self.processes):
             raise ValueError("has a command of its own, beside which options, watch and processes count nothing")
+        if self.autoscale is not None and (self.queue or self.suspend or self.peers):
+            raise ValueError("has autoscale, beside which queue, suspend and peers count nothing; remove them")
         if self.max_failed is not None and self.max_failed > self.workers:
             raise ValueError(f"has max_failed {self.max_failed}, more than its {self.workers} workers")
         return self
@@ -257,9 +259,12 @@ class Values(_Section):
     image_pull_secrets: Items[ObjectName] = Field(default=(), description="Secrets of private registries")
     labels: Labels = Field(default={}, description="more labels of all objects")
     annotations: Annotations = Field(default={}, description="of all objects")
-    settings: Settings = Field(default={}, description="of the workers, in a ConfigMap; see settings.md")
+    settings: Settings = Field(
+        default={}, description="of the workers, in a ConfigMap; [settings.md](settings.md) lists them"
+    )
     secrets: Items[Secret] | None = Field(
-        default=None, description="credentials as variables; none: the URLs that settings lack, from NAME-servers"
+        default=None,
+        description="credentials as variables; none: the URLs that settings lack, from the Secret NAME-servers",
     )
     submitters: Items[Subject] = Field(default=(), description="who else may submit, watch and scale")
     service_account: ObjectName | None = Field(

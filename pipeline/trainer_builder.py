@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from datasets_impl import mongo_access
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
+from .data_directory import data_directory
 from .data_parallel import DataParallelTrainer, devices_of
-from .errors import PipelineError
 from .events import EventLog
 from .folders import Folders
 from .gpu_choice import OwnGpu
@@ -128,6 +129,7 @@ class TrainerBuilder:
             numerics=numerics.record(),
             offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
             gpus=gpus,
+            mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
         reporter = offered["reporter"] if attempt is None else attempt.reporter
         return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
@@ -137,20 +139,8 @@ class TrainerBuilder:
         return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
-        `dataset_dir` directly."""
-        name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
-        own = getattr(training.dataset.cls, "fingerprint", None)
-        if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
-                len(Path(name).parts) - 1
-            ]
-        if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
-            raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
-                "a new dataset configuration"
-            )
-        return folders.dataset_dir
+        """The folder that user code finds the data file in."""
+        return data_directory(training.dataset_row, training.dataset, folders.dataset_dir, cache, self._store)
 
     def offers(
         self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack

@@ -13,7 +13,9 @@ from k8s.schema import Node, below
 from .pod import containers, environment
 from .rule import Scene, rule
 
-_SECRET_NAME = re.compile(r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|SECRET_KEY|API_?KEY|CREDENTIALS?)$", re.I)
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?)$", re.I
+)
 _SECRET_OPTION = re.compile(r"[?&](?:\w*password|\w*token|secret)=", re.I)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#\s]*)@)?(?P<hosts>[^/?#\s]*)(?P<rest>\S*)")
 _REFERENCE = re.compile(r"(?<!\$)\$\((\w+)\)")

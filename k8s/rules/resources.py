@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 
-from k8s import names
+from k8s import names, quantity
 from k8s.finding import Problem
 from k8s.schema import Node, below
 
@@ -23,8 +23,8 @@ def is_extended(name: str) -> bool:
 
 @rule("ResourceRequirements")
 def _requirements(node: Node, _: Scene) -> Iterator[Problem]:
-    limits = {name: _amount(text) for name, text in (node.value.get("limits") or {}).items()}
-    requests = {name: _amount(text) for name, text in (node.value.get("requests") or {}).items()}
+    limits = {name: quantity.amount(text) for name, text in (node.value.get("limits") or {}).items()}
+    requests = {name: quantity.amount(text) for name, text in (node.value.get("requests") or {}).items()}
     for field, given in (("limits", limits), ("requests", requests)):
         for name, amount in given.items():
             yield from _resource(below(node.at(field), name), name, amount)
@@ -38,12 +38,6 @@ def _requirements(node: Node, _: Scene) -> Iterator[Problem]:
         elif name in limits and requested > limits[name]:
             texts = node.value["requests"][name], node.value["limits"][name]
             yield Problem(where, f"is {texts[0]}, more than the limit {texts[1]}", "lower it or raise the limit")
-
-
-def _amount(text: str) -> Decimal:
-    from k8s.quantity import amount
-
-    return amount(text)
 
 
 def _resource(path: str, name: str, amount: Decimal) -> Iterator[Problem]:

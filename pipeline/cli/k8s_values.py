@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,10 @@ SHORTCUTS = {
 """Arguments that stand for a value."""
 
 
-def add_values_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that say what is rendered."""
+def add_values_arguments(parser: argparse.ArgumentParser, workers: Callable[[str], int | str] = at_least_one) -> None:
+    """The arguments that say what is rendered; `workers` reads their number."""
     parser.add_argument("-f", "--values", type=Path, metavar="FILE", help="a YAML file of values")
-    parser.add_argument("--workers", type=at_least_one, metavar="N", help="workers, each in a pod of its own")
+    parser.add_argument("--workers", type=workers, metavar="N", help="workers, each in a pod of its own")
     parser.add_argument("--gpus", type=at_least_zero, metavar="N", help="GPUs of each pod")
     parser.add_argument("--gpu-memory", metavar="SIZE", help="memory that each GPU must have, such as 11Gi")
     parser.add_argument("--image", metavar="IMAGE", help="the image, best with its digest")

@@ -30,6 +30,8 @@ COMMANDS = (
     "report",
     "trace",
     "model",
+    "predict",
+    "data",
     "store",
     "k8s",
 )

@@ -97,6 +97,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, list
         thread.join()
 
 
+def rendered(**given: str) -> list[dict[str, Any]]:
+    """The objects of workers whose code is in a private repository."""
+    fetched = {"source": "git", "repository": "https://git.example.org/lab.git", "commit": "0" * 40, "image": "git:1"}
+    return render(Values.load(None, {"image": "a:1", "code": {**fetched, "secret": "robot", **given}}))
+
+
 class Fetched:
     """What the init container's script left behind."""
 
@@ -112,20 +118,7 @@ class Fetched:
         watched = tools / "git"
         watched.write_text(f'#!/bin/sh\necho "$@" >> {self.log}\nenv >> {self.log}\nexec {GIT} "$@"\n')
         watched.chmod(0o755)
-        values = Values.load(
-            None,
-            {"image": "a:1"},
-            defaults={
-                "code": {
-                    "source": "git",
-                    "repository": "https://x/y",
-                    "commit": "0" * 40,
-                    "image": "git:1",
-                    "secret": "s",
-                }
-            },
-        )
-        (init,) = render(values)[-1]["spec"]["template"]["spec"]["initContainers"]
+        (init,) = rendered()[-1]["spec"]["template"]["spec"]["initContainers"]
         *shell, script = init["command"]
         script = script.replace(code.REPOSITORY, str(self.folder)).replace(code.SECRET_FOLDER, str(secret))
         given = {item["name"]: item["value"] for item in init["env"]}
@@ -170,22 +163,7 @@ def test_a_commit_that_is_not_there_fails(tmp_path: Path, server: tuple[str, lis
 
 
 def test_credentials_are_a_mounted_secret_and_only_the_init_container_sees_them() -> None:
-    values = Values.load(
-        None,
-        {"image": "a:1"},
-        defaults={
-            "code": {
-                "source": "git",
-                "repository": "https://git.example.org/lab.git",
-                "commit": "0" * 40,
-                "image": "git:1",
-                "secret": "robot",
-                "username_key": "GITHUB_USERNAME",
-                "password_key": "GITHUB_PASSWORD",
-            }
-        },
-    )
-    objects = render(values)
+    objects = rendered(username_key="GITHUB_USERNAME", password_key="GITHUB_PASSWORD")
     spec = objects[-1]["spec"]["template"]["spec"]
     (init,), (worker,) = spec["initContainers"], spec["containers"]
     volume = next(item for item in spec["volumes"] if item["name"] == code.SECRET_VOLUME)

@@ -399,6 +399,8 @@ def test_variables_from_elsewhere_are_trusted() -> None:
         ("TRAINLOOM_MONGO_URL", "mongodb://[::1]:27017", "is the pod itself"),
         ("DJ_HOST", "0.0.0.0", "is the pod itself"),
         ("DJ_PASS", "secret", "holds a secret"),
+        ("AWS_SECRET_ACCESS_KEY", "secret", "holds a secret"),
+        ("AWS_ACCESS_KEY_ID", "AKIA", None),
         ("a key", "x", "is no key"),
         ("TRAINLOOM_DATABASE_URL", "postgresql://me@db.example.org:5432/lab", None),
         ("TRAINLOOM_MONGO_URL", "mongodb://a.example.org,b.example.org:27017/?replicaSet=r", None),

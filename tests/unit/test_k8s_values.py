@@ -54,6 +54,7 @@ WRONG = [
     ),
     ({"worker": {"max_failed": 2}}, "worker: has max_failed 2, more than its 1 workers"),
     ({"worker": {"command": ["a"], "options": ["b"]}}, "worker: has a command of its own"),
+    ({"worker": {"autoscale": {"secret": "s"}, "queue": "q"}}, "worker: has autoscale, beside which queue"),
     ({"worker": {"watch": "yes"}}, "worker.watch: must be true or false"),
     ({"worker": {"command": "trainloom"}}, "worker.command: must be a list"),
     ({"worker": {"env": {"A": 1}}}, "worker.env.A: must be text; write it in quotes"),
