@@ -101,15 +101,14 @@ def _train(recipe: Recipe, rank: int, channel: RankChannel, resources: ExitStack
     training = read_spec(recipe.rows, ClassResolver(recipe.allowed_packages, recipe.code_dir))
     loaders = loaders_of(training, recipe.data_directory, recipe.num_workers, resources)
     offered: dict[str, Any] = {"seed": training.seed}
-    if recipe.initial_weights is not None:
-        offered["initial_weights"] = recipe.initial_weights
+    offered.update(recipe.start)
     if rank == 0:
         offered.update(dict.fromkeys(recipe.offered, channel))
     torch.manual_seed(training.seed)  # as in a worker, for classes that know nothing of seeds
     trainer = training.trainer.cls(
         **arguments_of(training, loaders, device, recipe.model_save_path),
         **{name: value for name, value in offered.items() if name in named_by(training)},
-        **training.trainer.params,
+        **{**training.trainer.params, **recipe.run_params},
     )
     if rank == 0:
         channel.expects(len(loaders["train"]))

@@ -20,7 +20,8 @@ class Recipe:
     data_directory : the folder that holds the data file.
     num_workers : loader processes of each rank.
     model_save_path : the file that the first rank writes the weights to.
-    initial_weights : the file of weights to start from, or None.
+    start : what the trainer starts from: the path of a file by `initial_weights` or `initial_state`, or nothing.
+    run_params : parameters of the trainer that take the place of the rows'.
     numerics : settings of each rank, ready for `trainers.numerics.pin`.
     offered : what the worker does for a trainer that asks for it: some of `trainers.contract.OPTIONAL_INIT_PARAMS`.
     gpus : what makes each rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
@@ -32,7 +33,8 @@ class Recipe:
     data_directory: Path
     num_workers: int
     model_save_path: Path
-    initial_weights: str | None
+    start: Mapping[str, str]
+    run_params: Mapping[str, Any]
     numerics: Mapping[str, Any]
     offered: frozenset[str]
     gpus: tuple[str, ...]

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from schemas.continuation import missing_state
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
@@ -36,6 +37,8 @@ logger = logging.getLogger("trainloom")
 
 # Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
 WEIGHTS_SUFFIX = ".weights"
+STARTS = ("initial_weights", "initial_state")  # what a trainer calls the file that it starts from
+KEPT_LAST = "checkpoints_kept_last"  # the trainer's parameter that says whether its last state stays
 CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
 SERVED = ("stop", "progress", "reporter", "checkpoints")  # what a worker does for ranks that run elsewhere
 
@@ -96,7 +99,9 @@ class TrainerBuilder:
         given = arguments_of(training, loaders, self._gpu.device, path)
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
         return training.trainer.cls(
-            **given, **{name: value for name, value in offered.items() if name in named}, **training.trainer.params
+            **given,
+            **{name: value for name, value in offered.items() if name in named},
+            **{**training.trainer.params, **self._run_params(training)},
         )
 
     def build_ranks(
@@ -124,7 +129,8 @@ class TrainerBuilder:
             data_directory=directory,
             num_workers=self._settings.num_workers if num_workers is None else num_workers,
             model_save_path=folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}",
-            initial_weights=offered.get("initial_weights"),
+            start={name: offered[name] for name in STARTS if name in offered},
+            run_params=self._run_params(training),
             numerics=numerics.record(),
             offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
             gpus=gpus,
@@ -163,25 +169,47 @@ class TrainerBuilder:
             attempt.reporter = reporter
             attempt.events = TrainingEvents(self._events, training.key, attempt.claim.attempt)
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
+        content = None
         if attempt is not None and "checkpoints" in named_by(training):
             code = provenance.code_digest(training.classes())
             keeper = attempt.keep_checkpoints(folders.model_save_dir / CHECKPOINTS / training.key, self._store, code)
             offered["checkpoints"] = keeper
             content = self._patience.with_store(attempt, keeper.peek)
-            if content is not None:
-                pinned = checkpoint.read_header(content).numerics
-                for name, (recorded, here) in numerics.pin(pinned).items():
-                    logger.warning("%s is %s here; the training began with %s", name, here, recorded)
-                settled = numerics.record()
-        if training.initial_weights:
-            path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._patience.with_store(
-                attempt, lambda: self._store.download(parse_address(training.initial_weights), path)
-            )
-            resources.callback(path.unlink, missing_ok=True)
-            offered["initial_weights"] = str(path)
+        if content is None:
+            start = self._start(training, folders, attempt, resources)
+            offered.update(start)
+            content = Path(start["initial_state"]).read_bytes() if "initial_state" in start else None
+        if content is not None and content.startswith(checkpoint.MAGIC):  # a trainer may have a format of its own
+            for name, (recorded, here) in numerics.pin(checkpoint.read_header(content).numerics).items():
+                logger.warning("%s is %s here; the training began with %s", name, here, recorded)
+            settled = numerics.record()
         return offered, settled
+
+    def _start(
+        self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack
+    ) -> dict[str, str]:
+        """The file that the training starts from, as its trainer calls it; nothing where it starts from its model's own
+        weights. `resources` removes it."""
+        if training.initial_state is None:
+            raise PipelineError(missing_state(training.warm_start))
+        if training.initial_weights is None:
+            raise PipelineError(f"the task {training.warm_start[:8]} has no weights to start from; train it first")
+        if not (training.initial_state or training.initial_weights):
+            return {}
+        name, sha256 = "initial_state", training.initial_state
+        if not sha256:
+            name, sha256 = "initial_weights", parse_address(training.initial_weights)
+        path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._patience.with_store(attempt, lambda: self._store.download(sha256, path))
+        resources.callback(path.unlink, missing_ok=True)
+        return {name: str(path)}
+
+    def _run_params(self, training: TrainingSpec) -> dict[str, Any]:
+        """Parameters of the trainer that are the settings' where the row leaves them open."""
+        open_ = KEPT_LAST in named_by(training) and training.trainer.params.get(KEPT_LAST) is None
+        keep = self._settings.keep_last_state
+        return {KEPT_LAST: keep} if open_ and keep is not None else {}
 
     def _threads(self, devices: int) -> int:
         """Of each process: several of one training share what a worker has."""
