@@ -57,7 +57,7 @@ def run(start: Start) -> None:
     """Train; what each process is started with. Whatever goes wrong is told to the worker."""
     _settle_in(start)
     rank = int(os.environ["RANK"])
-    for number, connection in enumerate(start.channels):
+    for number, connection in start.channels.items():
         if number != rank:
             connection.close()
     channel = RankChannel(start.channels[rank])
@@ -88,7 +88,10 @@ def _settle_in(start: Start) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     for name in [name for name in os.environ if name.startswith(PREFIX) or name in Settings.aliases]:
         del os.environ[name]  # addresses and passwords that are the worker's
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are here, whatever this machine calls itself
+    if start.group_round is not None:
+        os.environ[process_group.ROUND] = start.group_round
+    else:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are here, whatever this machine calls itself
 
 
 def _train(recipe: Recipe, rank: int, channel: RankChannel, resources: ExitStack) -> None:

@@ -24,7 +24,7 @@ class Recipe:
     run_params : parameters of the trainer that take the place of the rows'.
     numerics : settings of each rank, ready for `trainers.numerics.pin`.
     offered : what the worker does for a trainer that asks for it: some of `trainers.contract.OPTIONAL_INIT_PARAMS`.
-    gpus : what makes each rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
+    gpus : what makes a rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
     """
 
     rows: Mapping[str, Any]
@@ -37,7 +37,7 @@ class Recipe:
     run_params: Mapping[str, Any]
     numerics: Mapping[str, Any]
     offered: frozenset[str]
-    gpus: tuple[str, ...]
+    gpus: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,12 @@ class Start:
 
     Attributes
     ----------
-    worker : process id of the worker, with which every rank ends.
-    channels : to the worker, by rank; each rank keeps its own and closes the others.
+    worker : process id of the process that starts it, with which every rank ends.
+    channels : to that process, by rank; each rank keeps its own and closes the others.
+    group_round : what sets this training apart from others of a group across machines; None where all ranks are here.
     """
 
     recipe: Recipe
     worker: int
-    channels: tuple[Connection, ...]
+    channels: Mapping[int, Connection]
+    group_round: str | None = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
 from .data_parallel import DataParallelTrainer, devices_of
-from .errors import PipelineError
+from .errors import ConfigurationError, PipelineError
 from .events import EventLog
 from .folders import Folders
 from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
+from .group_launch import GroupLaunch
 from .node_cache import NodeCache
+from .rank_group import RankGroup
+from .rank_launch import RankLaunch
 from .rank_recipe import Recipe
 from .reporters.choice import views
 from .reporters.description import described
@@ -67,6 +71,7 @@ class TrainerBuilder:
         self._gpu = gpu
         self._patience = patience
         self._code_dir = code_dir
+        self._group = RankGroup.of_environment()
         self.in_pool = False
         self.gpus: Sequence[Gpu] | None = None
 
@@ -114,29 +119,79 @@ class TrainerBuilder:
         offered: dict[str, Any],
     ) -> DataParallelTrainer:
         """What takes the place of the trainer of a task, with these rows, that is trained on several devices."""
-        devices = devices_of(training)
-        there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
-        gpus = resources.enter_context(rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory))
-        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
+        devices, group = devices_of(training), self._group
+        gpus = resources.enter_context(self._gpus_of(devices))
         attempt: RunningAttempt | None = offered.get("stop")
+        served = {name: offered[name] for name in SERVED if name in offered and name in named_by(training)}
+        recipe = replace(
+            self._recipe(rows, training, folders, resources, attempt),
+            start={name: offered[name] for name in STARTS if name in offered},
+            offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
+            gpus=gpus,
+        )
+        if num_workers is not None:
+            recipe = replace(recipe, num_workers=num_workers)
+
+        def new_launch() -> RankLaunch | GroupLaunch:
+            return (
+                RankLaunch(recipe, devices)
+                if group is None
+                else GroupLaunch(group, recipe, _announced(recipe, training))
+            )
+
+        reporter = offered["reporter"] if attempt is None else attempt.reporter
+        return DataParallelTrainer(new_launch, devices, served, None if reporter is None else reporter.expects)
+
+    def member_recipe(
+        self,
+        task: Mapping[str, Any],
+        training: TrainingSpec,
+        folders: Folders,
+        resources: ExitStack,
+        gpus: Mapping[int, str],
+    ) -> Recipe:
+        """The recipe of a training that the worker of a group has announced, on this machine."""
+        recipe = self._recipe(task["rows"], training, folders, resources, None)
+        start = self._start(training, folders, None, resources) if task["starts"] else {}
+        return replace(recipe, start=start, numerics=task["numerics"], gpus=gpus)
+
+    def _gpus_of(self, devices: int) -> AbstractContextManager[Mapping[int, str]]:
+        """Holds the GPUs of the ranks that run here, by rank."""
+        if self._group is None:
+            there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+            return rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory)
+        if self._group.size != devices:
+            raise ConfigurationError(
+                f"the training asks for {devices} devices, and torchrun has started {self._group.size} processes; let "
+                "a group of as many take it"
+            )
+        return nullcontext({} if self._gpu.uuid is None else {self._group.rank: self._gpu.uuid})
+
+    def _recipe(
+        self,
+        rows: Mapping[str, Any],
+        training: TrainingSpec,
+        folders: Folders,
+        resources: ExitStack,
+        attempt: RunningAttempt | None,
+    ) -> Recipe:
+        """What each rank is told, but for what the worker does for the first one."""
+        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         directory = self._patience.with_store(attempt, lambda: self._data_directory(training, folders, cache))
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
-        served = {name: offered[name] for name in SERVED if name in offered and name in named_by(training)}
-        recipe = Recipe(
+        return Recipe(
             rows=rows,
             allowed_packages=self._settings.allowed_packages,
             code_dir=self._code_dir,
             data_directory=directory,
-            num_workers=self._settings.num_workers if num_workers is None else num_workers,
+            num_workers=self._settings.num_workers,
             model_save_path=folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}",
-            start={name: offered[name] for name in STARTS if name in offered},
+            start={},
             run_params=self._run_params(training),
             numerics=numerics.record(),
-            offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
-            gpus=gpus,
+            offered=frozenset(),
+            gpus={},
         )
-        reporter = offered["reporter"] if attempt is None else attempt.reporter
-        return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
@@ -213,9 +268,20 @@ class TrainerBuilder:
 
     def _threads(self, devices: int) -> int:
         """Of each process: several of one training share what a worker has."""
+        devices = devices if devices == 1 or self._group is None else self._group.local_size
         if self._settings.torch_threads is not None:
             return max(1, self._settings.torch_threads // devices)
         return numerics.default_threads(self._settings.worker_processes * devices)
+
+
+def _announced(recipe: Recipe, training: TrainingSpec) -> dict[str, Any]:
+    """What the other processes of a group are told of a training; `member_recipe` takes it."""
+    return {
+        "rows": recipe.rows,
+        "code": provenance.code_digest(training.classes()),
+        "starts": bool(recipe.start),
+        "numerics": recipe.numerics,
+    }
 
 
 def weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:
