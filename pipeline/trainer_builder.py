@@ -254,7 +254,8 @@ class TrainerBuilder:
         name, sha256 = "initial_state", training.initial_state
         if not sha256:
             name, sha256 = "initial_weights", parse_address(training.initial_weights)
-        path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
+        member = f".{self._group.rank}" if self._group is not None else ""  # several may be on one machine
+        path = folders.model_save_dir / f"{training.key}.initial{member}{WEIGHTS_SUFFIX}"
         path.parent.mkdir(parents=True, exist_ok=True)
         self._patience.with_store(attempt, lambda: self._store.download(sha256, path))
         resources.callback(path.unlink, missing_ok=True)

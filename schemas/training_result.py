@@ -262,4 +262,4 @@ def _start(task: str) -> dict[str, str | None]:
     if WarmStart.State() & own:
         return {**start, "initial_state": continuation.last_state(source) or None}
     trained = (TrainingResult() & source).proj("model_save_path").to_dicts()
-    return {**start, "initial_weights": trained[0]["model_save_path"] if trained else None}
+    return {**start, "initial_weights": (trained[0]["model_save_path"] or None) if trained else None}
