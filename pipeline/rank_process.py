@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from datasets_impl import mongo_access
 from schemas.attempt import Blame
 from trainers import numerics, process_group
 from trainers.contract import Stopped
@@ -101,6 +102,7 @@ def _train(recipe: Recipe, rank: int, channel: RankChannel, resources: ExitStack
     numerics.pin(recipe.numerics)
     if rank == 0:
         logging.getLogger("trainloom").handlers[:] = [_Told(channel)]
+    mongo_access.lend(recipe.mongo, "the worker lent none")
     training = read_spec(recipe.rows, ClassResolver(recipe.allowed_packages, recipe.code_dir))
     loaders = loaders_of(training, recipe.data_directory, recipe.num_workers, resources)
     offered: dict[str, Any] = {"seed": training.seed}

@@ -8,10 +8,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from datasets_impl.mongo_access import MongoAccess
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """Rows, names and folders; a rank finds the classes by itself, and needs neither database nor store.
+    """Rows, names and folders; a rank finds the classes by itself, and needs neither database nor store: only a dataset
+    that lies in MongoDB is read from there.
 
     Attributes
     ----------
@@ -25,6 +28,7 @@ class Recipe:
     numerics : settings of each rank, ready for `trainers.numerics.pin`.
     offered : what the worker does for a trainer that asks for it: some of `trainers.contract.OPTIONAL_INIT_PARAMS`.
     gpus : what makes a rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
+    mongo : lent to a dataset that reads from MongoDB; None for others.
     """
 
     rows: Mapping[str, Any]
@@ -38,6 +42,7 @@ class Recipe:
     numerics: Mapping[str, Any]
     offered: frozenset[str]
     gpus: Mapping[int, str]
+    mongo: MongoAccess | None = None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from schemas import stored_blob
+from schemas.training_result import EXTERNAL_STORE
 
+from .store import datajoint_adapter
 from .store.interface import Store
 
 SMALL = 1 << 20  # bytes of weights that go into the store together with the blobs
@@ -25,10 +27,7 @@ def upload(store: Store, weights: Path, blobs: Mapping[str, Any]) -> tuple[list[
     if size is not None and size <= SMALL:
         contents.append((weights.read_bytes(), "weights"))
     stored = store.put_all(contents)
-    uploaded = {
-        name: stored_blob.Uploaded(sha256, len(content))
-        for (name, content), sha256 in zip(packed.items(), stored, strict=False)
-    }
+    uploaded = _references(packed, stored)
     if size is None:
         return [], uploaded
     artifact = {
@@ -38,6 +37,26 @@ def upload(store: Store, weights: Path, blobs: Mapping[str, Any]) -> tuple[list[
         "artifact_kind": _format_of(weights),
     }
     return [artifact], uploaded
+
+
+def upload_blobs(store: Store, blobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Put every value into the store; what stands for them in a row to insert. Harmless a second time."""
+    packed = {name: _packed(name, value) for name, value in blobs.items()}
+    return _references(packed, store.put_all([(content, "blob") for content in packed.values()]))
+
+
+def takes_blobs(table: Any) -> bool:
+    """Whether the blobs of this table lie in our store; then nothing slow is left for the insert's transaction."""
+    protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
+    return protocol == datajoint_adapter.PROTOCOL
+
+
+def _references(packed: Mapping[str, bytes], stored: Sequence[str]) -> dict[str, Any]:
+    """What stands in a row for contents, the first of those whose sha256 are given."""
+    return {
+        name: stored_blob.Uploaded(sha256, len(content))
+        for (name, content), sha256 in zip(packed.items(), stored, strict=False)
+    }
 
 
 def _packed(name: str, value: Any) -> bytes:

@@ -15,7 +15,7 @@ import torch
 
 from schemas.continuation import CHECKPOINT, checkpoint_name
 from schemas.outcome import Outcome
-from schemas.training_result import EXTERNAL_STORE, TrainingResult
+from schemas.training_result import TrainingResult
 
 from . import code_changes, plots, provenance, result_uploads, worker
 from .data_parallel import devices_of
@@ -32,7 +32,6 @@ from .running import RunningAttempt
 from .settings import Database, Settings
 from .shift import Shift
 from .stop import StopSignal
-from .store import datajoint_adapter
 from .store.interface import Store, parse_address
 from .store_patience import StorePatience
 from .trainer_builder import CHECKPOINTS, WEIGHTS_SUFFIX, TrainerBuilder, weights_path
@@ -71,6 +70,11 @@ class TaskRunner:
         self._patience = StorePatience(settings.store_away_seconds)
         self.trainers = TrainerBuilder(settings, store, events, self._gpu, self._patience, code_dir)
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches go."""
+        return self._gpu.device
 
     def close(self) -> None:
         """End the heartbeat and the loader processes of the trainers that were handed out."""
@@ -184,7 +188,7 @@ class TaskRunner:
                 "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
                 "code_texts": made_by.pop("code_texts"),
             }
-            here = self._takes_blobs(table)
+            here = result_uploads.takes_blobs(table)
             weights, uploaded = self._patience.with_store(
                 attempt,
                 lambda: result_uploads.upload(
@@ -225,10 +229,3 @@ class TaskRunner:
         self._store.download(parse_address(address), path)
         trainer.load_best_performing_model()
         return trainer
-
-    @staticmethod
-    def _takes_blobs(table: Any) -> bool:
-        """Whether the histories of this table lie in our store; then nothing slow is left for the insert's
-        transaction."""
-        protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
-        return protocol == datajoint_adapter.PROTOCOL

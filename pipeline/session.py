@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datajoint.hash_registry import get_store_backend
+from pydantic import SecretStr
 
+from datasets_impl import mongo_access
 from schemas import binding, project, schema
 from schemas.training_result import EXTERNAL_STORE
 
@@ -26,6 +26,8 @@ from .file_digest import FileDigests
 from .folders import Folders
 from .home import Home
 from .models import ModelLibrary
+from .mongo_database import BLOCKS, MongoDatabase
+from .prediction_runner import PredictionRunner
 from .prober import DatasetProber
 from .resolver import ClassResolver
 from .runner import TaskRunner
@@ -38,7 +40,6 @@ from .store.errors import StoreError
 from .store.folder import FolderStore
 from .store.gridfs import GridFSStore
 from .store.interface import Store
-from .store.mongo_client import open_client
 
 logger = logging.getLogger("trainloom")
 
@@ -136,12 +137,16 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     declaration.activate(settings, connection, home)
     project_id = project.Project().fetch1("project_id")
     digests = FileDigests(folders.dataset_cache_dir)
-    store, note, mongo = _store(settings, home, project_id, digests, cleanup)
+    store, note, mongo = _store(settings, home, project_id, folders, digests, cleanup)
+    mongo_access.lend(mongo, note or "the setting store is folder; set it to auto or gridfs")
+    cleanup.callback(mongo_access.lend, None)
     datajoint_adapter.attach(settings.schema_name, store)
     cleanup.callback(datajoint_adapter.detach, settings.schema_name)
     _check_external_store(connection)
     events = EventLog(
-        EventCollection(mongo, f"{settings.schema_name}.events") if mongo else EventFile(_event_file(settings, home)),
+        EventCollection(mongo.database, f"{settings.schema_name}.events")
+        if mongo
+        else EventFile(_event_file(settings, home)),
         EventSpool(folders.model_save_dir / "events" / project_id, EVENT_SPOOL_BYTES),
     )
     cleanup.callback(events.close)
@@ -217,9 +222,14 @@ def _check_external_store(connection: HealingConnection) -> None:
 
 
 def _store(
-    settings: Settings, home: Home | None, project_id: str, digests: FileDigests, cleanup: ExitStack
-) -> tuple[Store, str, Callable[[], Any] | None]:
-    """The store; where it is not the wanted GridFS, a sentence that says why; what opens the MongoDB database."""
+    settings: Settings,
+    home: Home | None,
+    project_id: str,
+    folders: Folders,
+    digests: FileDigests,
+    cleanup: ExitStack,
+) -> tuple[Store, str, MongoDatabase | None]:
+    """The store; where it is not the wanted GridFS, a sentence that says why; the MongoDB database if one is used."""
     if settings.store == "folder":
         return _folder_store(settings, home, project_id, digests), "", None
     try:
@@ -230,10 +240,10 @@ def _store(
         note = f"objects are kept in a folder: {error}"
         logger.warning("%s", note)
         return _folder_store(settings, home, project_id, digests), note, None
-    database = _database_of(url, settings, cleanup)
-    store = GridFSStore(database, bucket=f"{settings.schema_name}.objects", digests=digests)
+    mongo = _mongo_database(url, settings, folders, cleanup)
+    store = GridFSStore(mongo.database, bucket=f"{settings.schema_name}.objects", digests=digests)
     _compare_project(store, f"MongoDB at {without_password(url)}", settings, project_id)
-    return store, "", database
+    return store, "", mongo
 
 
 def _embedded_mongo(home: Home | None) -> str:
@@ -259,22 +269,18 @@ def _folder_store(settings: Settings, home: Home | None, project_id: str, digest
     return store
 
 
-def _database_of(url: str, settings: Settings, cleanup: ExitStack) -> Callable[[], Any]:
-    """Opens the MongoDB database, once per process that asks."""
-    clients: dict[int, Any] = {}  # by process: a client must not be used across a fork
-
-    def open_database() -> Any:
-        if os.getpid() not in clients:
-            clients[os.getpid()] = open_client(url, MONGO_TIMEOUT)
-        return clients[os.getpid()][settings.mongo_database]
-
-    def close() -> None:
-        client = clients.pop(os.getpid(), None)
-        if client is not None:
-            client.close()
-
-    cleanup.callback(close)
-    return open_database
+def _mongo_database(url: str, settings: Settings, folders: Folders, cleanup: ExitStack) -> MongoDatabase:
+    mongo = MongoDatabase(
+        SecretStr(url),
+        settings.mongo_database,
+        settings.schema_name,
+        cache_folder=folders.dataset_cache_dir / BLOCKS,
+        cache_bytes=settings.dataset_cache_bytes,
+        patience=settings.store_away_seconds,
+        selection_timeout=MONGO_TIMEOUT,
+    )
+    cleanup.callback(mongo.close)
+    return mongo
 
 
 def _compare_project(store: Store, label: str, settings: Settings, project_id: str) -> None:
@@ -307,5 +313,6 @@ def _bind(
     cleanup.callback(runner.close)
     models = ModelLibrary(resolver, store, folders)
     scripts = ScriptTaskRunner(settings, home, code_dir)
-    binding.bind(binding.Services(resolver, prober, runner, models, scripts))
+    predictions = PredictionRunner(settings, resolver, store, folders, code_dir, models, runner)
+    binding.bind(binding.Services(resolver, prober, runner, models, scripts, predictions))
     cleanup.callback(binding.bind, None)

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from datasets_impl import mongo_access
 from schemas.continuation import missing_state
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
+from .data_directory import data_directory
 from .data_parallel import DataParallelTrainer, devices_of
 from .errors import ConfigurationError, PipelineError
 from .events import EventLog
@@ -191,23 +193,12 @@ class TrainerBuilder:
             numerics=numerics.record(),
             offered=frozenset(),
             gpus={},
+            mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
-        `dataset_dir` directly."""
-        name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
-        own = getattr(training.dataset.cls, "fingerprint", None)
-        if own is None:
-            return cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store).parents[
-                len(Path(name).parts) - 1
-            ]
-        if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
-            raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
-                "a new dataset configuration"
-            )
-        return folders.dataset_dir
+        """The folder that user code finds the data file in."""
+        return data_directory(training.dataset_row, training.dataset, folders.dataset_dir, cache, self._store)
 
     def offers(
         self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack

@@ -81,9 +81,9 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         If a class cannot be found any more or lost a parameter that the row sets.
     """
     notes: list[str] = []
-    dataset = _components(DatasetConfig(), rows["dataset"], resolver, notes)
-    model = _components(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
-    training = _components(TrainingConfig(), rows["training"], resolver, notes)
+    dataset = components_of(DatasetConfig(), rows["dataset"], resolver, notes)
+    model = components_of(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
+    training = components_of(TrainingConfig(), rows["training"], resolver, notes)
     trainer, scheduler = _with_scheduler(training["trainer_class_params"], resolver)
     row = dict(rows["dataset"])
     samplers = {tier: dataset[column] for tier in TIERS if (column := f"{tier}_sampler_class_params") in dataset}
@@ -136,9 +136,11 @@ def as_shape(value: Any) -> Any:
     return [as_shape(item) for item in value]
 
 
-def _components(
+def components_of(
     table: ConfigTable, row: Mapping[str, Any], resolver: ClassResolver, notes: list[str]
 ) -> dict[str, Component]:
+    """The classes that a row names, by their column of parameters; raises as `read_spec` does. `notes` grows by what a
+    reader should know."""
     stored = table.read(row)
     components = {}
     for slot in table.slots:

@@ -48,7 +48,7 @@ class Assignment:
     max_tasks : how many tasks are taken at most, or None.
     watch : wait for new tasks for ever.
     wait_seconds : without `watch`, for how long a task is waited for that is soon to be tried again.
-    table : ``"trainings"`` or ``"scripts"``, or None for both where scripts are allowed.
+    table : ``"trainings"``, ``"predictions"`` or ``"scripts"``, or None for all, scripts where they are allowed.
     """
 
     order: str = "original"

@@ -9,6 +9,8 @@ import datajoint as dj
 
 from . import (
     continuation,
+    metric,
+    provenance,
     stored_blob,  # noqa: F401  (registers the codec that the definitions name)
     usage,
 )
@@ -52,13 +54,9 @@ class TrainingResult(Queued, dj.Computed):
     class Metric(Connected, dj.Part):
         """A metric of the best model on the test tier."""
 
-        definition = """
+        definition = f"""
         -> master
-        metric_name      : varchar(64)
-        ---
-        metric_value=null : float64               # NULL if not finite
-        metric_direction : enum('max', 'min')     # which way is better
-        metric_note=''   : varchar(255)
+        {metric.DEFINITION}
         """
 
     class Artifact(Connected, dj.Part):
@@ -76,20 +74,10 @@ class TrainingResult(Queued, dj.Computed):
     class Provenance(Connected, dj.Part):
         """Code, packages and machine that made the result."""
 
-        definition = """
+        definition = f"""
         -> master
         ---
-        git_commit=''  : varchar(64)
-        git_dirty      : enum('yes', 'no', 'unknown')
-        code           : json          # role to class, module and sha256 of the module's text
-        code_texts     : <stored_blob@external_training_result>  # sha256 to text
-        packages       : json          # name to version
-        python_version : varchar(32)
-        host           : varchar(255)
-        hardware       : json
-        numerics       : json          # threads, deterministic flags, …: they change the bits
-        choices        : json          # what the trainer chose where the row left it open
-        notes          : json          # what a reader should know: lost parameters, ignored options
+        {provenance.DEFINITION}
         """
 
     class Usage(Connected, dj.Part):

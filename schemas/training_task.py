@@ -12,7 +12,7 @@ import datajoint as dj
 
 from . import continuation
 from .binding import services
-from .config_table import rows_of, unknown_column
+from .config_table import each_checked, rows_of, unknown_column
 from .dataset_config import DatasetConfig
 from .errors import InvalidRow
 from .hashing import content_md5, plain, text_of
@@ -83,18 +83,8 @@ class TrainingTask(Connected, dj.Manual):
             If a configuration does not exist, a model parameter is missing, the training tier is smaller than one
             batch, or a task cannot start from the one that it names.
         """
-        rows = []
-        for number, row in enumerate(rows_of(tuples)):
-            try:
-                rows.append(self._checked(row))
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
-        combinations = Combinations(rows)
-        for number, row in enumerate(rows):
-            try:
-                combinations.check(row)
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
+        rows = each_checked("TrainingTask", rows_of(tuples), self._checked)
+        each_checked("TrainingTask", rows, Combinations(rows).check)
         return self._insert_checked(rows)
 
     insert_tuple = insert_tuples
@@ -121,7 +111,7 @@ class TrainingTask(Connected, dj.Manual):
             As `insert_tuples`.
         """
         dataset_keys, model_keys, training_keys = (
-            _keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)
+            keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)
         )
         common = {"priority": priority, "code_version": code_version}
         return self.insert_tuples(
@@ -154,7 +144,7 @@ class TrainingTask(Connected, dj.Manual):
         As `insert_tuples`.
         """
         key = source if isinstance(source, str) else source["training_task_md5_hash"]
-        found = _fetch(TrainingTask, {key}, (*HASHES, "seed", "code_version"))
+        found = rows_by_key(TrainingTask, {key}, (*HASHES, "seed", "code_version"))
         if key not in found:
             raise InvalidRow(f"there is no task {key!r} to go on from")
         other = found[key]
@@ -175,8 +165,8 @@ class TrainingTask(Connected, dj.Manual):
         if missing := missing_columns(row, self.required):
             raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
         checked = {column: plain(value, column) for column, value in {**self.defaults, **row}.items()}
-        _check_integer("seed", checked["seed"], 0, 2**63 - 1)
-        _check_integer("priority", checked["priority"], 0, 127)
+        check_integer("seed", checked["seed"], 0, 2**63 - 1)
+        check_integer("priority", checked["priority"], 0, 127)
         if not isinstance(checked["code_version"], str) or len(checked["code_version"]) > 64:
             raise InvalidRow("code_version must be text of at most 64 characters")
         if not isinstance(checked["warm_start"], str):
@@ -233,13 +223,15 @@ def task_key(row: Mapping[str, Any]) -> str:
     return content_md5({"table": "training_task", "fields": content})
 
 
-def _check_integer(column: str, value: Any, low: int, high: int) -> None:
+def check_integer(column: str, value: Any, low: int, high: int) -> None:
+    """Raise InvalidRow unless a value is a whole number of this range."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidRow(f"{column} must be a whole number from {low} to {high}, not {value!r}")
 
 
-def _keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
-    """Primary keys of a table, a restricted table or a list of keys."""
+def keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
+    """Primary keys of `table` as a table, a restricted table or a list of keys names them."""
+    (column,) = table().primary_key
     if isinstance(source, type):
         source = source()
     if isinstance(source, dj.expression.QueryExpression):
@@ -247,9 +239,9 @@ def _keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
     else:
         keys = [dict(key) for key in rows_of(source)]
     for key in keys:
-        if table.key_column not in key:
-            raise InvalidRow(f"{table.__name__} was asked for, but a key without {table.key_column} was given: {key}")
-    return [{table.key_column: key[table.key_column]} for key in keys]
+        if column not in key:
+            raise InvalidRow(f"{table.__name__} was asked for, but a key without {column} was given: {key}")
+    return [{column: key[column]} for key in keys]
 
 
 class Combinations:
@@ -257,10 +249,10 @@ class Combinations:
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = {
-            table.key_column: _fetch(table, {row[table.key_column] for row in rows}, columns)
+            table.key_column: rows_by_key(table, {row[table.key_column] for row in rows}, columns)
             for table, columns in COLUMNS.items()
         }
-        self._tasks = _fetch(TrainingTask, {row["warm_start"] for row in rows if row["warm_start"]}, HASHES)
+        self._tasks = rows_by_key(TrainingTask, {row["warm_start"] for row in rows if row["warm_start"]}, HASHES)
         self._checked: set[tuple[str, ...]] = set()
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -333,7 +325,8 @@ class Combinations:
                 )
 
 
-def _fetch(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def rows_by_key(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """These columns of the rows that have one of the keys, by key."""
     (key_column,) = table.primary_key
     for key in keys:
         if not isinstance(key, str):

@@ -374,7 +374,8 @@ class NNTrainer:
         """Loss and metrics of the called model on a tier; outputs and targets go into `kept` where it is given."""
         after_batch = None if self._watch is None else self._scored_batch
         with self._numerics():
-            return self._scoring.score(loader, tier, after_batch, kept)
+            keep = None if kept is None else lambda outputs, targets: kept.append((outputs, targets))
+            return self._scoring.score(loader, tier, after_batch, keep)
 
 
 def _device(name: torch.device | str) -> torch.device:

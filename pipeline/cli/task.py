@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.session import Session
     from schemas.keys import Keys
 
-TABLES = ("trainings", "scripts")
+TABLES = ("trainings", "predictions", "scripts")
 STATES = ("pending", "retry", "waiting", "running", "error", "cancelled", "finished")
 
 
@@ -84,7 +84,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
         return 0
-    (_print_scripts if args.table == "scripts" else _print_trainings)(rows)
+    {"trainings": _print_trainings, "predictions": _print_predictions, "scripts": _print_scripts}[args.table](rows)
     matching = counts[args.state] if args.state else sum(counts.values())
     if matching > len(rows):
         print(f"{matching - len(rows)} more; --limit {matching} shows them")
@@ -98,6 +98,27 @@ def _print_scripts(rows: Sequence[Mapping[str, Any]]) -> None:
     print_table(
         ("task", "state", "attempts", "name", "file", "priority", "created"),
         [(shown(row["task"]), *(row[column] for column in columns)) for row in rows],
+    )
+
+
+def _print_predictions(rows: Sequence[Mapping[str, Any]]) -> None:
+    from pipeline.short_keys import shown
+
+    print_table(
+        ("task", "state", "attempts", "model", "data", "tier", "priority", "score"),
+        [
+            (
+                shown(row["task"]),
+                row["state"],
+                row["attempts"],
+                f"{row['model_class']} {shown(row['training'])}",
+                row["data"],
+                row["tier"] or None,
+                row["priority"],
+                row["score"],
+            )
+            for row in rows
+        ],
     )
 
 
@@ -227,8 +248,12 @@ def _keys(args: argparse.Namespace) -> dict[str, str]:
 def _confirmed(session: Session, finished: list[str]) -> bool:
     """Ask whether results may be deleted; without a terminal nobody could answer."""
     from pipeline.errors import PipelineError
+    from pipeline.task_queue import predictions_of
 
     count = f"{len(finished)} {'result' if len(finished) == 1 else 'results'}"
+    if predictions := predictions_of(finished):
+        count += f" and {predictions} {'prediction' if predictions == 1 else 'predictions'} made with"
+        count += " it" if len(finished) == 1 else " them"
     if not sys.stdin.isatty():
         raise PipelineError(f"this deletes {count} of {session.settings.schema_name}; add --yes to agree")
     return input(f"Delete {count} of {session.settings.schema_name} and train again? [y/N] ").strip().lower() in (

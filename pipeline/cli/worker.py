@@ -1,4 +1,4 @@
-"""`trainloom worker`: train tasks and run script tasks, until none is left or for ever."""
+"""`trainloom worker`: train, predict and run script tasks, until none is left or for ever."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pipeline.errors import ConfigurationError
 
 WAIT = 120.0  # s
 LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that have no result
-TABLES = ("trainings", "scripts")
+TABLES = ("trainings", "predictions", "scripts")
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "worker",
-        help="train tasks and run scripts until none is left, or for ever",
-        description="Train tasks, and run script tasks where `allow_scripts` allows it, until none is left: the more "
-        "urgent one first, in turns among equally urgent ones. The first SIGTERM or Ctrl-C finishes the step, saves a "
-        "checkpoint and gives the task back; the second stops at once. "
+        help="train tasks, predict and run scripts until none is left, or for ever",
+        description="Train tasks, predict what is trained, and run script tasks where `allow_scripts` allows it, until "
+        "none is left: the more urgent one first, in turns among equally urgent ones. The first SIGTERM or Ctrl-C "
+        "finishes the step, saves a checkpoint and gives the task back; the second stops at once. "
         "Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
     parser.add_argument(
@@ -56,10 +56,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--restrict",
         metavar="SQL",
-        help='train only tasks for which this holds, such as "seed = 1", and run no scripts; with --table scripts, '
-        "run only script tasks for which it holds",
+        help='train only tasks for which this holds, such as "seed = 1", and do nothing else; with --table, '
+        "serve only tasks of that kind for which it holds",
     )
-    parser.add_argument("--table", choices=TABLES, help="serve these alone; both by default")
+    parser.add_argument("--table", choices=TABLES, help="serve these alone; all by default")
     parser.add_argument(
         "--grace", type=seconds, metavar="S", help="seconds that a stopped training may take to save (grace_seconds)"
     )
