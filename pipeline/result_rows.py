@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from schemas.continuation import CHECKPOINT, checkpoint_name
+
 from .checkpoint_record import Recorded
 from .trainer_parts import named_by
 from .training_spec import TrainingSpec
-
-CHECKPOINT = "checkpoint"  # the kind of artifacts that are states of a training
 
 
 def scored(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:
@@ -53,11 +53,6 @@ def parameter_count(trainer: Any) -> int:
         return int(count)
     model = getattr(trainer, "model", None)
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
-
-
-def checkpoint_name(epoch: int) -> str:
-    """What the artifact is called that holds a training's state after an epoch, counted from 1."""
-    return f"checkpoint of epoch {epoch}"
 
 
 def checkpoint_artifact(kept: Recorded) -> dict[str, Any]:

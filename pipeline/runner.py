@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from schemas.continuation import CHECKPOINT, checkpoint_name
 from schemas.outcome import Outcome
 from schemas.training_result import TrainingResult
 
@@ -27,7 +28,7 @@ from .heartbeat import Heartbeat
 from .progress_file import opened
 from .queue import Worker as Identity
 from .resolver import ClassResolver
-from .result_rows import CHECKPOINT, checkpoint_artifact, checkpoint_name, notes_of, parameter_count, scored
+from .result_rows import checkpoint_artifact, notes_of, parameter_count, scored
 from .retry import Policy
 from .running import RunningAttempt
 from .settings import Database, Settings

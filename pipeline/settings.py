@@ -102,6 +102,11 @@ class Settings(BaseModel):
     )
     moving_average: int = Field(5, ge=1, description="epochs over which shown values are averaged too; 1: none")
     tensorboard_dir: Path | None = Field(None, description="folder to write TensorBoard files to; empty: none")
+    keep_last_state: bool | None = Field(
+        None,
+        description="keep the last state of trainings, for others to go on from, where rows leave it open; empty: "
+        "where it costs next to nothing",
+    )
     device: str = Field("auto", description="torch device; auto: cuda where it is usable, else cpu")
     gpu_memory: ByteSize | None = Field(
         None, description="free memory that a GPU must have, such as 11Gi; empty: the GPU with the most is taken"

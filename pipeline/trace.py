@@ -15,7 +15,7 @@ from schemas.model_config import ModelConfig
 from schemas.schema import schema
 from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
-from schemas.training_task import TrainingTask
+from schemas.training_task import STATE, WEIGHTS, TrainingTask
 from schemas.usage import Usage
 
 from .code_changes import has_changed
@@ -59,6 +59,8 @@ def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]
             "seed": task["seed"],
             "code_version": task["code_version"],
             "priority": task["priority"],
+            "warm_start": rows["warm_start"],
+            "warm_start_kind": _kind_of_start(rows),
             "utc_insert_time": task["training_task_time"],
         },
         "dataset": dataset_of(rows["dataset"]),
@@ -71,6 +73,13 @@ def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]
         "result": _result(task_key),
         "provenance": recorded_provenance(TrainingResult.Provenance() & {KEY: task_key}, code),
     }
+
+
+def _kind_of_start(rows: Mapping[str, Any]) -> str:
+    """What the task takes over of the one that it starts from; empty where it starts from none."""
+    if not rows["warm_start"]:
+        return ""
+    return WEIGHTS if rows["initial_state"] == "" else STATE
 
 
 def dataset_of(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -198,6 +207,9 @@ def _training_lines(trace: Mapping[str, Any]) -> Lines:
     yield 2, f"batches of {training['batch_size']}, at most {training['epoch_limit']} epochs"
     version = f", code version {task['code_version']}" if task["code_version"] else ""
     yield 1, f"task {task['key']}: seed {task['seed']}{version}, inserted {time(task['utc_insert_time'])}"
+    if task["warm_start"]:
+        how = "goes on from the last state" if task["warm_start_kind"] == STATE else "starts from the best weights"
+        yield 2, f"{how} of task {task['warm_start']}"
 
 
 def provenance_lines(found: Mapping[str, Any], participle: str = "trained") -> Lines:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from . import code_changes, gpu_locks
+from .gpu_choice import AUTO
 from .reporters import choice
 from .reporters.pool_display import PoolDisplay
 from .reporters.pool_view import PROGRESS, Snapshot
@@ -44,7 +45,8 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
     # Tasks that wait for others become ready meanwhile.
     waiting = sum(states[State.WAITING] for states in counts.values())
     useful = processes if assignment.watch else min(processes, max(1, sum(due.values()) + waiting))
-    pool = WorkerPool(settings, useful, assignment, gpu_locks.available(settings.device))
+    gpus = gpu_locks.available(settings.device)
+    pool = WorkerPool(settings, useful, assignment, gpus)
     if total or assignment.watch:
         workers = _counted(useful, "worker process", "worker processes")
         then = ", then waiting for more" if assignment.watch else ""
@@ -52,6 +54,8 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
     else:
         held = _counted(running, "task", "tasks")
         print(f"Other workers hold {held}; looking whether they live.", flush=True)
+    if not gpus and settings.device == AUTO and TRAININGS.name in due:
+        print("Trainings run on the CPU: torch can use no GPU here.", flush=True)
     with TrainingProgress(total, settings) as progress:
         return pool.run(progress.report)
 

@@ -32,7 +32,9 @@ class TrainingSpec:
     dataset_row : the config row as user code receives it.
     model_params : complete: shapes, the row's parameters and the dataset's additional ones.
     samplers : tier to its sampler; tiers without one are missing.
-    initial_weights : address of the weights to start from, or empty.
+    warm_start : key of the task whose weights or state it starts from, or empty.
+    initial_weights : address of the weights to start from; empty for the model's own, None where they are gone.
+    initial_state : sha256 of the state of another training to go on from; empty for none, None where there is none.
     scheduler : class of the learning-rate scheduler, where the row names one and the trainer is given it.
     notes : what a reader of the result should know.
     """
@@ -49,7 +51,9 @@ class TrainingSpec:
     criterion: Component
     batch_size: int
     epoch_limit: int
-    initial_weights: str = ""
+    warm_start: str = ""
+    initial_weights: str | None = ""
+    initial_state: str | None = ""
     scheduler: type | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -102,7 +106,9 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         criterion=training["criterion_class_params"],
         batch_size=int(rows["training"]["batch_size"]),
         epoch_limit=int(rows["training"]["epoch_limit"]),
+        warm_start=rows["warm_start"],
         initial_weights=rows["initial_weights"],
+        initial_state=rows["initial_state"],
         scheduler=scheduler,
         notes=notes,
     )

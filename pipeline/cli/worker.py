@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 from pipeline.cli.arguments import at_least_one, seconds
 from pipeline.cli.context import open_session
+from pipeline.errors import ConfigurationError
 
 WAIT = 120.0  # s
 LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that have no result
@@ -66,6 +68,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _work(args: argparse.Namespace) -> int:
     with open_session(args) as session:
+        from pipeline.group_member import GroupMember
+        from pipeline.rank_group import RankGroup
         from pipeline.task_kind import served
         from pipeline.training_progress import train
         from pipeline.worker_pool import Assignment
@@ -73,8 +77,14 @@ def _work(args: argparse.Namespace) -> int:
         settings = session.settings
         if args.grace is not None:
             settings = settings.model_copy(update={"grace_seconds": args.grace})
+        group = RankGroup.of_environment()
+        if group is not None and args.processes > 1:
+            raise ConfigurationError("torchrun starts the processes of this worker; leave out --processes")
+        if group is not None and group.rank > 0:
+            return GroupMember(session, group).follow()
         assignment = Assignment(args.order, args.restrict, args.max_tasks, args.watch, args.wait, args.table)
-        code = train(settings, args.processes, assignment)
+        with nullcontext() if group is None else group.led():
+            code = train(settings, args.processes, assignment)
         left = {kind.participle: kind.count() for kind in served(settings, args.table, args.restrict)}
     for participle, counts in left.items():
         listed = ", ".join(f"{counts[state]} {state}" for state in LEFT if counts[state])

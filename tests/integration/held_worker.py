@@ -243,9 +243,9 @@ def settle_in(log: Path, paths: list[str], environment: dict[str, str]) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
 
 
-def awaited(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    """Poll until something holds; fail with `what` where it never does."""
-    deadline = time.monotonic() + LIMIT
+def awaited(condition: Callable[[], bool], what: Callable[[], str], limit: float = LIMIT) -> None:
+    """Poll until something holds; fail with `what` where it does not within so many seconds."""
+    deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, what()
         time.sleep(0.02)
