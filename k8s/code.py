@@ -82,9 +82,9 @@ def init_containers(values: Values) -> list[dict[str, Any]]:
     """What fetches the code before the worker starts."""
     if values.code.source != "git":
         return []
-    seen = [{"name": VOLUME, "mountPath": FOLDER}, {"name": "tmp", "mountPath": "/tmp"}]
+    seen: list[dict[str, Any]] = [{"name": VOLUME, "mountPath": FOLDER}, {"name": "tmp", "mountPath": "/tmp"}]
     if values.code.secret is not None:
-        seen.append({"name": SECRET_VOLUME, "mountPath": SECRET_FOLDER, "readOnly": True})  # type: ignore[dict-item]
+        seen.append({"name": SECRET_VOLUME, "mountPath": SECRET_FOLDER, "readOnly": True})
     variables = {
         "CODE_REPOSITORY": values.code.repository,
         "CODE_COMMIT": values.code.commit,

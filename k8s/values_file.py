@@ -64,8 +64,8 @@ def assigned(raw: Mapping[str, Any], where: str, value: object) -> dict[str, Any
         hiding = [group for group, given in groups.items() if isinstance(given, Mapping) and names[1] in given]
         if hiding:
             raise ValuesError(
-                f"{where} counts nothing for the groups that have their own: {', '.join(hiding)}; name the group, such "
-                f"as {GROUPS}.{hiding[0]}.{'.'.join(names[1:])}"
+                f"{where} counts nothing for the groups that have their own: {', '.join(map(str, hiding))}; name the "
+                f"group, such as {GROUPS}.{hiding[0]}.{'.'.join(names[1:])}"
             )
     result = nested = dict(raw)
     for depth, name in enumerate(names[:-1]):

@@ -337,6 +337,12 @@ def test_whatever_stands_there_is_judged_and_never_breaks_the_lint(path: str, va
     assert all(item.path and item.cure for item in lint([manifest]))
 
 
+def test_what_is_wrong_in_its_type_is_said_once() -> None:
+    manifest = copy.deepcopy(JOB)
+    put(manifest, "spec.completions", "8")  # which is no missing value of an Indexed Job
+    assert [item.problem for item in lint([manifest])] == ["is the text '8', not a whole number"]
+
+
 def test_objects_that_are_not_known_are_left_alone() -> None:
     assert lint([{"kind": "Whatever", "metadata": {"name": "x"}, "spec": 3}]) == []
 

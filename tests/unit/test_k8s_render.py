@@ -404,7 +404,7 @@ workers = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(workers)
 def test_whatever_the_values_say_is_rendered_without_an_error(worker: dict[str, Any]) -> None:
     objects = rendered(worker=worker)
