@@ -304,24 +304,25 @@ class Handler(BaseHTTPRequestHandler):
         if "tailLines" in query:
             done = max(done, len(lines) - int(query["tailLines"]))
         self._begin_stream("text/plain")
+        ends = query.get("follow") != "true" or query.get("previous") == "true"
         while True:
-            for time, text in lines[done:]:
-                stamp = f"{time} " if query.get("timestamps") == "true" else ""
-                self._chunk(f"{stamp}{text}\n".encode())
-                done += 1
             with cluster.changed:
-                if done < len(lines):
-                    continue
-                if log.ended or query.get("follow") != "true" or query.get("previous") == "true":
-                    self._chunk(b"")
-                    return
-                told = done
-                cluster.changed.wait_for(
-                    lambda told=told: cluster.broken != self.broken or len(lines) > told or log.ended, LONGEST_WATCH
-                )
+                if not ends:
+                    told = done
+                    cluster.changed.wait_for(
+                        lambda told=told: cluster.broken != self.broken or len(lines) > told or log.ended, LONGEST_WATCH
+                    )
                 if cluster.broken != self.broken:
                     self._break_off()
                     return
+                news, ends = lines[done:], ends or log.ended
+            for time, text in news:
+                stamp = f"{time} " if query.get("timestamps") == "true" else ""
+                self._chunk(f"{stamp}{text}\n".encode())
+            done += len(news)
+            if ends:
+                self._chunk(b"")
+                return
 
     # Streams
 

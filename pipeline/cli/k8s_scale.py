@@ -132,6 +132,7 @@ def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
     from k8s.job_state import job_state
     from k8s.pod_state import JOB_LABEL, pod_state
     from k8s.resource import JOB, POD
+    from k8s.scaling import scaling
     from pipeline.pod_tasks import by_pod
 
     found = api.get(JOB, name)
@@ -147,6 +148,6 @@ def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
     at_work = by_pod(pods, held)
     busy = {pod.index for pod in pods if pod.name in at_work and pod.index is not None}
     wanted = follower.wanted(time.monotonic(), job, demand.waiting + len(busy), busy)
-    if wanted != (0 if job.condition == "Suspended" else job.workers):
+    if scaling(job, wanted).patch:  # a queue may keep it suspended, whatever is wanted
         _change(api, job, wanted, why=f" (waiting tasks: {demand.waiting}, workers at one: {len(busy)})")
     return True

@@ -122,7 +122,7 @@ def test_without_a_kubeconfig_it_says_what_to_give(tmp_path: Path, monkeypatch: 
 
 
 def test_a_credential_plugin_is_asked_and_its_failure_told(
-    fake_cluster: FakeCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    fake_cluster: FakeCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plugin = tmp_path / "login"
     version = "client.authentication.k8s.io/v1"
@@ -136,7 +136,7 @@ def test_a_credential_plugin_is_asked_and_its_failure_told(
     plugin.write_text("#!/bin/sh\necho 'your session has expired: run login' >&2; exit 1\n")
     with pytest.raises(AccessError, match="credentials gave none: process returned 1. your session has expired"):
         Cluster.load()
-    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
 
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,6 +434,9 @@ def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: F
     fake_cluster.break_streams()
     fake_cluster.write(name, "three")
     assert next(lines) == (name, "three")
+    begun, again, *_ = (request.query for request in fake_cluster.asked("GET", f"/{name}/log"))
+    assert begun == {"follow": "true", "timestamps": "true", "tailLines": "1"}
+    assert again["sinceTime"] in ("2026-01-01T00:00:03.000000000Z", "2026-01-01T00:00:04.000000000Z")
 
     fake_cluster.write(late, "begin", ended=True)
     fake_cluster.put(PODS, {**waiting, "status": {"phase": "Running"}})
