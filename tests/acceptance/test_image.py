@@ -77,6 +77,8 @@ def worker(podman: Podman, image: str) -> Iterator[str]:
         deadline = time.monotonic() + LIMIT
         while "then waiting for more" not in (said := podman("logs", name).stdout):
             assert time.monotonic() < deadline, said
+            running = podman("inspect", "--format", "{{.State.Running}}", name).stdout.strip()
+            assert running == "true", podman("logs", name).stderr
             time.sleep(0.5)
         yield name
     finally:
