@@ -93,20 +93,22 @@ class BlockPacker:
         cells: dict[str, list[_Cell]] = {column.name: [] for column in self._options.columns}
         block = PackedBlock(shard, tier, {}, [], [], [])
         for row in rows:
+            digest = _digest_of_unread(row)
             try:
                 contents = {column.name: contents_of(column, row) for column in self._options.columns}
+                digest = _digest_of(contents.values())
                 packed = {c.name: self._cell(c, row, contents[c.name]) for c in self._options.columns}
             except UnreadableImage as error:
                 if self._options.unreadable != SKIP:
                     raise
                 entry = {"row": row.number, "name": row.name, "reason": str(error.__cause__)}
-                block.skipped.append({**entry, "sha256": hashlib.sha256(row.name.encode()).hexdigest()})
+                block.skipped.append({**entry, "sha256": digest.hex()})
                 continue
             for name, cell in packed.items():
                 cells[name].append(cell)
             block.numbers.append(row.number)
             block.names.append(row.name)
-            block.digests.append(digest_of(contents.values()))
+            block.digests.append(digest)
         for column in self._options.columns:
             block.values[column.name] = self._joined(column, cells[column.name], block.names)
         return block
@@ -207,8 +209,19 @@ def contents_of(column: ColumnOptions, row: SourceRow) -> list[Content]:
     return [_as_numbers(value, column, row)]
 
 
-def digest_of(contents: Iterable[list[Content]]) -> bytes:
-    """The sha256 of the contents of a row, column after column."""
+def row_digest(columns: Iterable[ColumnOptions], row: SourceRow) -> bytes:
+    """The sha256 of what a row holds in the columns: what a shard keeps of it."""
+    try:
+        return _digest_of([contents_of(column, row) for column in columns])
+    except UnreadableImage:
+        return _digest_of_unread(row)
+
+
+def _digest_of_unread(row: SourceRow) -> bytes:
+    return hashlib.sha256(row.name.encode("utf-8", "surrogateescape")).digest()
+
+
+def _digest_of(contents: Iterable[list[Content]]) -> bytes:
     digest = hashlib.sha256()
     for content in (content for column in contents for content in column):
         if isinstance(content, bytes):

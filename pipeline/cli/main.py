@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "trace",
     "model",
+    "data",
     "store",
 )
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
