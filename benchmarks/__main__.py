@@ -22,6 +22,7 @@ PAIRS = {
     "events": 15,
     "store_transfer": 15,
     "model_search": 30,
+    "packing": 15,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

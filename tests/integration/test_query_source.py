@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ from datasets_impl.packing import pack
 from datasets_impl.packing_options import PackingOptions
 from datasets_impl.packing_source import PackingError, SourceChanged
 from datasets_impl.tier_split import TierSplit
-from pipeline.cli.main import main
 from pipeline.packed_check import content_sha256, differences, reopen
 from pipeline.query_source import QuerySource
 from pipeline.session import Session
@@ -70,6 +71,14 @@ def lab(session: Session) -> Iterator[Any]:
     Trial.schema_name = name
     yield Trial
     schema.drop(prompt=False)
+
+
+def trainloom(*arguments: Any, code: int = 0) -> str:
+    """Run the command in a process of its own; what it printed."""
+    command = [sys.executable, "-m", "trainloom", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout
 
 
 def source(session: Session, lab: Any, *restriction: str) -> QuerySource:
@@ -126,12 +135,11 @@ def test_a_changed_query_is_noticed_row_by_row(session: Session, lab: Any, tmp_p
 
 @pytest.mark.feature("B1")
 def test_trace_goes_up_into_the_labs_tables_and_says_what_changed(
-    session: Session, lab: Any, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    session: Session, lab: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = ["data", "pack", "--from-table", f"{lab.schema_name}.Trial", "--restrict", "trial < 16"]
     columns = ["--input", "response", "--target", "side", "--split-column", "part", "--classes", "2", "--json"]
-    assert main([*command, *columns]) == 0
-    manifest = Path(json.loads(capsys.readouterr().out)["manifest"])
+    manifest = Path(json.loads(trainloom(*command, *columns))["manifest"])
     with caplog.at_level(logging.WARNING, logger="trainloom"):
         tasks = task_on(DatasetConfig().insert_tuples(config(manifest)))
     assert "returns other rows" not in caplog.text
@@ -144,9 +152,7 @@ def test_trace_goes_up_into_the_labs_tables_and_says_what_changed(
     lab().update1({"subject": "a", "trial": 3, "side": 0})
     assert "returns other rows or values now" in render(trace(tasks[0]))
     assert trace(tasks[0], check=False)["dataset"]["query_changed"] is None
-    assert main(["data", "check", str(manifest)]) == 1
-    assert '1 rows of the source changed: {"subject": "a", "trial": 3}' in capsys.readouterr().out
-    logging.getLogger("trainloom").propagate = True
+    assert '1 rows of the source changed: {"subject": "a", "trial": 3}' in trainloom("data", "check", manifest, code=1)
     with caplog.at_level(logging.WARNING, logger="trainloom"):
         DatasetConfig().insert_tuples({**config(manifest), "dataset_type": "again"})
     assert "returns other rows or values now" in caplog.text
