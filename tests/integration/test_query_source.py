@@ -133,6 +133,7 @@ def test_a_changed_query_is_noticed_row_by_row(session: Session, lab: Any, tmp_p
     assert content_sha256(source(session, lab), asked) != manifest.source["sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.feature("B1")
 def test_trace_goes_up_into_the_labs_tables_and_says_what_changed(
     session: Session, lab: Any, caplog: pytest.LogCaptureFixture

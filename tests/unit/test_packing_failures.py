@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -98,10 +99,23 @@ def test_a_row_that_does_not_fit_is_named(
 
 
 @pytest.mark.parametrize("encoder", ["raw", "png"])
-def test_mixed_shapes_are_named(tmp_path: Path, encoder: str) -> None:
-    listed = write_images(tmp_path, 100, lambda number: (5 + (number == 99), 4))
-    with refused(tmp_path, r"99.png has shape \(3, 6, 4\) in column 'image' but .*\(3, 5, 4\)"):
-        pack(source(listed), tmp_path, "data", options(encoder=encoder, split=TierSplit(shares=(0.02, 0.02, 0.96))))
+@pytest.mark.parametrize("tier", ["train", "test"])
+def test_mixed_shapes_are_named(tmp_path: Path, encoder: str, tier: str) -> None:
+    write_images(tmp_path, 8, lambda number: (5 + (number == 7), 4))
+    tiers = [
+        "train",
+        "train",
+        "validation",
+        "validation",
+        "train",
+        "train",
+        "test" if tier == "train" else "train",
+        tier,
+    ]
+    rows = [(f"{number}.png", 0, name) for number, name in enumerate(tiers)]
+    listed = write_list(tmp_path / "list.csv", [("image", "label", "part"), *rows])
+    with refused(tmp_path, r"7.png has shape \(3, 6, 4\) in column 'image' but .*\(3, 5, 4\)"):
+        pack(source(listed), tmp_path, "data", options(encoder=encoder, split=TierSplit(column="part")))
 
 
 @pytest.mark.parametrize(
@@ -222,11 +236,11 @@ def test_a_full_disk_is_said_and_finished_shards_are_kept(tmp_path: Path, storag
 
 
 KILLED = """
-import sys
+import json, sys
 from pathlib import Path
 from datasets_impl.packing import pack
+from datasets_impl.packing_options import PackingOptions
 from datasets_impl.packing_source import FileList
-from tests.unit.packing_fixtures import options
 
 def tell(done, total):
     print(done, flush=True)
@@ -235,17 +249,19 @@ def tell(done, total):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    pack(FileList(folder / "list.csv"), folder, "data", options(shards=4), processes=int(sys.argv[2]), progress=tell)
+    options = PackingOptions.from_json(json.loads(sys.argv[4]))
+    pack(FileList(folder / "list.csv"), folder, "data", options, processes=int(sys.argv[2]), progress=tell)
 """
+ASKED = json.dumps(options(shards=4).as_json())
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_packing_that_was_killed_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, processes: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     expected = pack(source(write_images(whole, 300)), whole, "data", options(shards=4))
     write_images(killed, 300)
     (tmp_path / "killed.py").write_text(KILLED)
-    command = [sys.executable, str(tmp_path / "killed.py"), str(killed), str(processes), "200"]
+    command = [sys.executable, str(tmp_path / "killed.py"), str(killed), str(processes), "200", ASKED]
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         command, cwd=root, env={**os.environ, "PYTHONPATH": root}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -288,7 +304,7 @@ def test_a_finished_shard_that_is_damaged_is_made_again(tmp_path: Path) -> None:
 def test_two_packers_of_the_same_target_end_with_one(tmp_path: Path) -> None:
     write_images(tmp_path, 200)
     (tmp_path / "both.py").write_text(KILLED)
-    command = [sys.executable, str(tmp_path / "both.py"), str(tmp_path), "1", "1000"]
+    command = [sys.executable, str(tmp_path / "both.py"), str(tmp_path), "1", "1000", ASKED]
     root = str(Path(__file__).parents[2])
     running = [
         subprocess.Popen(command, cwd=root, env={**os.environ, "PYTHONPATH": root}, stdout=subprocess.DEVNULL)
