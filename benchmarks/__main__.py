@@ -22,7 +22,7 @@ PAIRS = {
     "events": 15,
     "store_transfer": 15,
     "model_search": 30,
-    "packing": 15,
+    "packing": 10,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class BlockPacker:
             digest = _digest_of_unread(row)
             try:
                 contents = {column.name: contents_of(column, row) for column in self._options.columns}
-                digest = _digest_of(contents.values())
+                digest = _digest_of(self._options, row, contents.values())
                 packed = {c.name: self._cell(c, row, contents[c.name]) for c in self._options.columns}
             except UnreadableImage as error:
                 if self._options.unreadable != SKIP:
@@ -209,10 +210,10 @@ def contents_of(column: ColumnOptions, row: SourceRow) -> list[Content]:
     return [_as_numbers(value, column, row)]
 
 
-def row_digest(columns: Iterable[ColumnOptions], row: SourceRow) -> bytes:
-    """The sha256 of what a row holds in the columns: what a shard keeps of it."""
+def row_digest(options: PackingOptions, row: SourceRow) -> bytes:
+    """The sha256 of what a row holds in the columns that are packed or decide its tier: what a shard keeps of it."""
     try:
-        return _digest_of([contents_of(column, row) for column in columns])
+        return _digest_of(options, row, [contents_of(column, row) for column in options.columns])
     except UnreadableImage:
         return _digest_of_unread(row)
 
@@ -221,9 +222,10 @@ def _digest_of_unread(row: SourceRow) -> bytes:
     return hashlib.sha256(row.name.encode("utf-8", "surrogateescape")).digest()
 
 
-def _digest_of(contents: Iterable[list[Content]]) -> bytes:
+def _digest_of(options: PackingOptions, row: SourceRow, contents: Iterable[list[Content]]) -> bytes:
     digest = hashlib.sha256()
-    for content in (content for column in contents for content in column):
+    marks: list[Content] = [str(row.cells[name]).encode("utf-8", "surrogateescape") for name in options.split.columns]
+    for content in chain(marks, *contents):
         if isinstance(content, bytes):
             digest.update(b"%d bytes\n" % len(content))
             digest.update(content)

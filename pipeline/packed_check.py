@@ -139,7 +139,7 @@ def differences(manifest: str | os.PathLike[str], source: PackingSource) -> Diff
 def _digests(source: PackingSource, options: PackingOptions) -> Iterator[tuple[str, bytes]]:
     for start in range(0, len(source), BLOCK_ROWS):
         for row in source.rows(range(start, min(start + BLOCK_ROWS, len(source)))):
-            yield row.name, row_digest(options.columns, row)
+            yield row.name, row_digest(options, row)
 
 
 def _packed_digests(folder: Path, read: Manifest) -> Digests:

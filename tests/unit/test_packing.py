@@ -169,6 +169,16 @@ def test_the_split_follows_a_column(tmp_path: Path) -> None:
         assert list(labels) == [number for number, name in enumerate(tiers) if name == tier]
 
 
+def test_another_split_in_the_same_column_is_another_packing(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    packed = set()
+    for tiers in (("train", "train", "validation", "test"), ("train", "validation", "train", "test")):
+        rows = [(f"{number}.png", number, tier) for number, tier in enumerate(tiers)]
+        listed = write_list(tmp_path / "list.csv", [("image", "label", "part"), *rows])
+        packed.add(pack(source(listed), tmp_path, "data", options(split=TierSplit(column="part"))))
+    assert len(packed) == 2
+
+
 def test_a_stratified_split_has_the_shares_in_every_class_and_follows_the_seed(tmp_path: Path) -> None:
     listed = write_images(tmp_path, 24)
     packed = {}
