@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from datasets_impl.array_tier import ArrayTier
 from datasets_impl.contract import DatasetError, ExampleIndexError, PipelineDataset, file_path
 from datasets_impl.hdf5_tier import HDF5Tier
 
@@ -61,10 +62,10 @@ class HDF5Dataset(PipelineDataset):
         input_dtype: str | None = None,
         memory_budget: int = 1 << 30,
     ) -> None:
-        self._input_arguments, self._input_names = _arguments_and_names(inputs, "inputs")
-        self._target_arguments, self._target_names = _arguments_and_names(targets, "targets")
+        self._input_arguments, self._input_names = arguments_and_names(inputs, "inputs")
+        self._target_arguments, self._target_names = arguments_and_names(targets, "targets")
         self._names = tuple(dict.fromkeys((*self._input_names, *self._target_names)))
-        self._source = HDF5Tier(file_path(tuple_dict, dataset_cache_dir), tier, self._names)
+        self._source = self._open(tuple_dict, dataset_cache_dir, tier)
         self._classes = classes
         self._input_dtypes, self._target_dtypes = self._choose_dtypes(float_dtype, input_dtype or float_dtype)
         self._in_memory = self._bytes() <= memory_budget
@@ -73,6 +74,10 @@ class HDF5Dataset(PipelineDataset):
             self._check_labels(classes)
         # Open handles are for reading batches; an object that was only checked must not hold one.
         self._source.close()
+
+    def _open(self, tuple_dict: Mapping[str, Any], dataset_cache_dir: str | Path, tier: str) -> ArrayTier:
+        """Find the arrays `self._names` of a tier; subclasses find them elsewhere."""
+        return HDF5Tier(file_path(tuple_dict, dataset_cache_dir), tier, self._names)
 
     def _choose_dtypes(self, float_dtype: str, input_dtype: str) -> tuple[list[np.dtype], list[np.dtype]]:
         if float_dtype not in FLOAT_DTYPES:
@@ -211,8 +216,12 @@ class HDF5Dataset(PipelineDataset):
             raise ExampleIndexError(f"example {outside[0]} is not in {self._source}: ask for 0 to {len(self) - 1}.")
 
 
-def _arguments_and_names(names: Names, parameter: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Split names into the arguments of a mapping (None for a sequence) and the names of the arrays."""
+def arguments_and_names(names: Names, parameter: str) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """Split names into the arguments of a mapping (None for a sequence) and the names of the arrays.
+
+    Raises:
+        DatasetError: no array is named; `parameter` says where.
+    """
     if isinstance(names, str):
         names = (names,)
     arguments = tuple(names) if isinstance(names, Mapping) else None

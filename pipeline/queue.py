@@ -15,24 +15,25 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from datajoint import blob
-from datajoint.condition import AndList, Not
 from datajoint.errors import DuplicateError, LostConnectionError
 
 from schemas.attempt import Attempt, Blame, Outcome
 
-from . import outlook
-from .claimer import NEW_ATTEMPT, Claimer, index_name
+from . import capacity, outlook
+from .capacity import Capacity
+from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
+from .deadlock import is_deadlock, untangled
 from .errors import PipelineError
+from .job_table import JOB_COLUMNS, declare_indexes, enqueue, job_table
 from .outlook import Statement
+from .pod import Pod
+
+__all__ = ["Claim", "LeaseLost", "Queue", "Worker", "declare_indexes", "enqueue", "job_table", "untangled"]
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
-DEADLOCK_TRIES = 10
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
-SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
-# Jobs queued at once from which PostgreSQL is told to look at them: its own look comes up to a minute later, and until
-# then it would plan the claims for the queue as it was. Prepared statements are planned anew too, in all sessions.
-MANY = 200
+ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")
 
 T = TypeVar("T")
 
@@ -48,7 +49,9 @@ class Worker:
     device: str = ""
     host: str = field(default_factory=lambda: platform.node()[:255])
     pid: int = field(default_factory=os.getpid)
-    pod: str = field(default_factory=lambda: os.environ.get("TRAINLOOM_POD", ""))
+    pod: Pod | None = field(default_factory=Pod.this)
+    gpu: str = ""  # what the driver calls it
+    capacity: Capacity | None = None  # None: it takes every task
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -78,8 +81,17 @@ class Queue:
         self._q = {name: quote(name) for name in (self._key, *JOB_COLUMNS, *ATTEMPT_COLUMNS)}
         self._jobs = self.jobs.full_table_name
         self._attempts = Attempt().full_table_name
+        job = f"{self._jobs}.{self._q[self._key]}"
+        given = self.worker.capacity
+        self._fits = None if given is None else capacity.fits(table, given, job)
         self._claimer = Claimer(
-            table, self.worker, jobs=self._jobs, attempts=self._attempts, key=self._key, quoted=self._q
+            table,
+            self.worker,
+            jobs=self._jobs,
+            attempts=self._attempts,
+            key=self._key,
+            quoted=self._q,
+            fits=self._fits,
         )
 
     @property
@@ -124,6 +136,15 @@ class Queue:
         if self.connection.connection_id != opened:  # the answer may have been lost, and another try have read this
             key = self._key_of(attempt)
         return None if key is None else Claim({self._key: key}, attempt)
+
+    def note_pod(self, claim: Claim) -> None:
+        """Record where in a cluster a claim is computed; outside one there is nothing to record."""
+        pod = self.worker.pod
+        if pod is None:
+            return
+        where = {"pod_namespace": pod.namespace, "pod_node": pod.node, "pod_image": pod.image}
+        row = {"attempt_id": claim.attempt, **where, "pod_gpu": self.worker.gpu}
+        Attempt.Pod().insert1(row, skip_duplicates=True)
 
     def most_urgent(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
         """SQL of the priority of the job that `claim` would take; NULL if there is none."""
@@ -310,11 +331,18 @@ class Queue:
         """Seconds until the next waiting job is due; None if none waits. `keys` and `without` as in `claim`."""
         return outlook.seconds_to_next(self.connection, [self.waiting(keys, without)])
 
+    def count_unfit(self) -> int:
+        """How many jobs wait that ask for more than this worker can give."""
+        if self._fits is None:
+            return 0
+        unfit = f"{self._q['status']}='pending' AND NOT ({self._fits})"
+        return int(self.connection.query(f"SELECT COUNT(*) FROM {self._jobs} WHERE {unfit}").fetchone()[0])
+
     def waiting(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
         """SQL of the time ``due`` at which the next waiting job is due, NULL if none waits; for `outlook`."""
         q = self._q
         among, args = self._claimer.among(keys, without)
-        conditions = " AND ".join([f"{q['status']}='pending'", *among])
+        conditions = " AND ".join([f"{q['status']}='pending'", *among, *([self._fits] if self._fits else ())])
         return f"SELECT MIN({q['scheduled_time']}) AS due FROM {self._jobs} WHERE {conditions}", args
 
     def silent(
@@ -385,80 +413,3 @@ class Queue:
     def _outcome(self, claim: Claim) -> str | None:
         rows = (Attempt() & {"attempt_id": claim.attempt}).proj("attempt_outcome").to_dicts()
         return rows[0]["attempt_outcome"] if rows else None
-
-
-JOB_COLUMNS = (
-    "status",
-    "priority",
-    "scheduled_time",
-    "reserved_time",
-    "completed_time",
-    "error_message",
-    "error_stack",
-    "host",
-    "pid",
-    "connection_id",
-    "version",
-)
-ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")
-
-
-def job_table(table: Any) -> Any:
-    """The job table of a computed table, made once per session: for each object of `table` DataJoint would ask the
-    database anew for its columns and foreign keys, a dozen statements."""
-    cls = type(table)
-    if cls._jobs is None:
-        cls._jobs = table.jobs  # found by all objects of the class until `schema.deactivate`
-    return cls._jobs
-
-
-def untangled(transact: Callable[[], T]) -> T:
-    """Run a transaction again that the database broke off to resolve a deadlock; what it did was undone."""
-    for _ in range(DEADLOCK_TRIES - 1):
-        try:
-            return transact()
-        except Exception as error:
-            if not is_deadlock(error):
-                raise
-    return transact()
-
-
-def is_deadlock(error: BaseException) -> bool:
-    """Whether the database chose this transaction as the victim of a deadlock (SQLSTATE class 40; MySQL 1205, 1213)."""
-    code = getattr(error, "pgcode", None) or (error.args[0] if error.args else None)
-    return code in ("40001", "40P01", 1205, 1213)
-
-
-def declare_indexes(table: Any) -> None:
-    """Indexes that serve the claims; without them each claim sorts the whole queue. For whoever declares the tables."""
-    jobs = job_table(table)
-    adapter = jobs.connection.adapter
-    (key,) = (adapter.quote_identifier(name) for name in jobs.primary_key)
-    status, priority, scheduled = map(adapter.quote_identifier, ("status", "priority", "scheduled_time"))
-    if adapter.backend == "postgresql":
-        condition = f" WHERE {status} = 'pending'"
-        columns = {"queued": f"{priority}, {scheduled}, {key}", "random": f"{priority}, {key}"}
-    else:  # DataJoint's own index serves the original order: on MySQL every index ends in the primary key
-        condition, columns = "", {"random": f"{status}, {priority}, {key}"}
-    for name, listed in columns.items():
-        index = adapter.quote_identifier(index_name(table, name))
-        jobs.connection.query(f"CREATE INDEX IF NOT EXISTS {index} ON {jobs.full_table_name} ({listed}){condition}")
-
-
-def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
-    """Put every key without result and job into the job table, with its task's priority, in one statement."""
-    jobs, connection = job_table(table), table.connection
-    adapter = connection.adapter
-    quote = adapter.quote_identifier
-    missing = (table.key_source & AndList(restrictions)) - table.proj()
-    # The job table's key has another lineage than the task's, although it is the same key.
-    missing = missing.restrict(Not(jobs), semantic_check=False).proj("priority")
-    columns = ", ".join(quote(name) for name in (*jobs.primary_key, "status", "priority"))
-    picked = ", ".join(quote(name) for name in jobs.primary_key)
-    verb, suffix = SKIP_DUPLICATES[adapter.backend]
-    queued = connection.query(
-        f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
-        f"({missing.make_sql()}) AS missing{suffix}"
-    ).rowcount
-    if queued >= MANY and adapter.backend == "postgresql":
-        connection.query(f"ANALYZE {jobs.full_table_name}")

@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,9 +64,43 @@ class ClassResolver:
         signature: Signature = self._signature(module, name, kind)
         return signature
 
+    def resolve_function(self, module: str, name: str) -> Callable[..., Any]:
+        """A function of an allow-listed package.
+
+        Raises
+        ------
+        UnresolvedClass
+            If the module is outside the allow-list, does not exist or fails to import, or has no such function.
+        """
+        if not _is_dotted_name(module) or not name.isidentifier():
+            raise UnresolvedClass(f"a function is named as my_package.my_module:my_function, not {module}:{name}")
+        what = f"the function {module}:{name}"
+        self._check_root(module, what)
+        found = getattr(self._import(module, what), name, None)
+        if not inspect.isfunction(found):
+            raise UnresolvedClass(f"the module {module} has no function {name}; correct the name")
+        self._check_root(found.__module__, f"{module}:{name}, which comes from {found.__module__},")
+        return found
+
+    def with_functions(self, cls: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a class, with the functions that some of them name (`function_params`) in the place of names.
+
+        Raises
+        ------
+        UnresolvedClass
+            If a name is none, or its function cannot be found.
+        """
+        named = {name: params[name] for name in getattr(cls, "function_params", ()) if params.get(name) is not None}
+        found = {}
+        for name, given in named.items():
+            module, _, function = str(given).partition(":")
+            found[name] = self.resolve_function(module, function)
+        return {**params, **found}
+
     def _resolve_uncached(self, module: str, name: str, kind: str) -> type:
-        self._check_root(module, f"the {kind} class {module}.{name}")
-        found = getattr(self._import(module, name, kind), name, None)
+        what = f"the {kind} class {module}.{name}"
+        self._check_root(module, what)
+        found = getattr(self._import(module, what), name, None)
         if found is None:
             raise UnresolvedClass(f"the module {module} has no {kind} class {name}; it has {_classes_in(module)}")
         if not isinstance(found, type):
@@ -92,13 +126,13 @@ class ClassResolver:
         if root in OWN_ROOTS:
             _check_not_shadowed(root)
 
-    def _import(self, module: str, name: str, kind: str) -> ModuleType:
+    def _import(self, module: str, what: str) -> ModuleType:
         try:
             return importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name and (module == error.name or module.startswith(error.name + ".")):
                 raise UnresolvedClass(
-                    f"the {kind} class {module}.{name} cannot be found: there is no module {error.name} "
+                    f"{what} cannot be found: there is no module {error.name} "
                     "(looked beside the installed packages and in the code folder)"
                 ) from error
             raise UnresolvedClass(

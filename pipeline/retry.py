@@ -18,7 +18,10 @@ GROWTH = 4.0  # factor between the delays of successive tries
 LONGEST_DELAY = 3600.0  # s
 HOSTS_THAT_CONVICT = 2  # a task that lacks something on so many hosts is itself at fault
 # What a worker lacks: another one may have it.
-WORKER_LACKS = (UnresolvedClass, DataFileMissing, CacheFull, StoreUnavailable, ConfigurationError, ImportError)
+WORKER_LACKS = (
+    *(UnresolvedClass, DataFileMissing, CacheFull, StoreUnavailable, ConfigurationError, ImportError),
+    ConnectionError,  # to a server of data
+)
 DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 DEVICE_MARKS = ("CUDA error", "CUDA driver", "no kernel image", "NVML", "cuDNN error")
 

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datajoint.hash_registry import get_store_backend
+from pydantic import SecretStr
 
-from schemas import (  # noqa: F401 - tables to declare
-    attempt,
-    binding,
-    checkpoint,
-    project,
-    schema,
-    script_result,
-    stored_dataset,
-    training_result,
-)
+from datasets_impl import mongo_access
+from schemas import binding, project, schema
 from schemas.training_result import EXTERNAL_STORE
 
+from . import declaration
 from .connection import HealingConnection, open_connection
 from .errors import ConfigurationError, SessionError
 from .event_collection import EventCollection
@@ -32,12 +23,14 @@ from .event_file import EventFile
 from .event_spool import EventSpool
 from .events import EventLog
 from .file_digest import FileDigests
+from .folders import Folders
 from .home import Home
 from .models import ModelLibrary
+from .mongo_database import BLOCKS, MongoDatabase
+from .prediction_runner import PredictionRunner
 from .prober import DatasetProber
-from .queue import declare_indexes
 from .resolver import ClassResolver
-from .runner import Folders, TaskRunner
+from .runner import TaskRunner
 from .script_runner import ScriptTaskRunner
 from .services.mongo import MongoServer, MongoUnavailable
 from .services.postgres import PostgresServer
@@ -47,11 +40,9 @@ from .store.errors import StoreError
 from .store.folder import FolderStore
 from .store.gridfs import GridFSStore
 from .store.interface import Store
-from .store.mongo_client import open_client
 
 logger = logging.getLogger("trainloom")
 
-DECLARATION_WAIT = 120  # s, for another process that declares the tables
 EVENT_SPOOL_BYTES = 64 << 20  # of events that wait on this node, for one process
 MONGO_TIMEOUT = 10_000  # ms, to find a server
 IN_POD = Path("/var/run/secrets/kubernetes.io")
@@ -143,15 +134,19 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     )
     cleanup.callback(connection.close)
     cleanup.callback(schema.deactivate)
-    _activate(settings, connection, home)
+    declaration.activate(settings, connection, home)
     project_id = project.Project().fetch1("project_id")
     digests = FileDigests(folders.dataset_cache_dir)
-    store, note, mongo = _store(settings, home, project_id, digests, cleanup)
+    store, note, mongo = _store(settings, home, project_id, folders, digests, cleanup)
+    mongo_access.lend(mongo, note or "the setting store is folder; set it to auto or gridfs")
+    cleanup.callback(mongo_access.lend, None)
     datajoint_adapter.attach(settings.schema_name, store)
     cleanup.callback(datajoint_adapter.detach, settings.schema_name)
     _check_external_store(connection)
     events = EventLog(
-        EventCollection(mongo, f"{settings.schema_name}.events") if mongo else EventFile(_event_file(settings, home)),
+        EventCollection(mongo.database, f"{settings.schema_name}.events")
+        if mongo
+        else EventFile(_event_file(settings, home)),
         EventSpool(folders.model_save_dir / "events" / project_id, EVENT_SPOOL_BYTES),
     )
     cleanup.callback(events.close)
@@ -226,93 +221,15 @@ def _check_external_store(connection: HealingConnection) -> None:
         raise ConfigurationError(f"the DataJoint store {EXTERNAL_STORE} cannot be used: {error}") from error
 
 
-def _activate(settings: Settings, connection: HealingConnection, home: Home | None) -> None:
-    """Bind the tables; declare them first, under a lock, where they are not all there."""
-    if not _declared(settings, connection):
-        with _declaration_lock(settings, connection):
-            if not _declared(settings, connection):
-                _declare(settings, connection)
-                _write_project(settings, home)
-                return
-    schema.activate(settings.schema_name, connection, create=False)
-    stored = _tables_version()
-    if project.GROWN_SINCE <= stored < project.VERSION:
-        schema.deactivate()
-        with _declaration_lock(settings, connection):
-            _declare(settings, connection)
-            if _tables_version() < project.VERSION:
-                project.Project().update1({"project_key": 1, "tables_version": project.VERSION})
-                logger.warning("added the tables of version %d to %s", project.VERSION, settings.schema_name)
-    elif stored != project.VERSION:
-        raise ConfigurationError(
-            f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; "
-            "use the release that made them"
-        )
-
-
-def _declare(settings: Settings, connection: HealingConnection) -> None:
-    """Bind the tables and declare those that are missing; the lock is held."""
-    schema.activate(settings.schema_name, connection, create=True)
-    declare_indexes(training_result.TrainingResult())  # and with them the job table
-    declare_indexes(script_result.ScriptResult())
-
-
-def _tables_version() -> int:
-    return int(project.Project().fetch1("tables_version"))
-
-
-def _declared(settings: Settings, connection: HealingConnection) -> bool:
-    """Whether the last thing that a declaration writes is there."""
-    found = connection.query(
-        "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
-        args=(settings.schema_name, project.Project.table_name),
-    )
-    if not found.fetchone()[0]:
-        return False
-    table = connection.adapter.make_full_table_name(settings.schema_name, project.Project.table_name)
-    return bool(connection.query(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-
-
-def _write_project(settings: Settings, home: Home | None) -> None:
-    """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still
-    recognised."""
-    own = (
-        uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name)
-        if home is not None and settings.database is None
-        else uuid.uuid4()
-    )
-    project.Project().insert1(
-        {"project_key": 1, "project_id": own.hex, "tables_version": project.VERSION}, skip_duplicates=True
-    )
-
-
-@contextmanager
-def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iterator[None]:
-    """The project's lock in the database: several processes that declare at once get in each other's way."""
-    name = f"trainloom:{settings.schema_name}"
-    postgres = connection.adapter.backend == "postgresql"
-    if postgres:
-        connection.query(f"SET lock_timeout = '{DECLARATION_WAIT}s'")
-        connection.query("SELECT pg_advisory_lock(hashtext(%s))", args=(name,))
-    elif not connection.query("SELECT GET_LOCK(%s, %s)", args=(name, DECLARATION_WAIT)).fetchone()[0]:
-        raise SessionError(
-            f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try "
-            "again"
-        )
-    try:
-        yield
-    finally:
-        connection.query(
-            "SELECT pg_advisory_unlock(hashtext(%s))" if postgres else "SELECT RELEASE_LOCK(%s)", args=(name,)
-        )
-        if postgres:
-            connection.query("SET lock_timeout = DEFAULT")
-
-
 def _store(
-    settings: Settings, home: Home | None, project_id: str, digests: FileDigests, cleanup: ExitStack
-) -> tuple[Store, str, Callable[[], Any] | None]:
-    """The store; where it is not the wanted GridFS, a sentence that says why; what opens the MongoDB database."""
+    settings: Settings,
+    home: Home | None,
+    project_id: str,
+    folders: Folders,
+    digests: FileDigests,
+    cleanup: ExitStack,
+) -> tuple[Store, str, MongoDatabase | None]:
+    """The store; where it is not the wanted GridFS, a sentence that says why; the MongoDB database if one is used."""
     if settings.store == "folder":
         return _folder_store(settings, home, project_id, digests), "", None
     try:
@@ -323,10 +240,10 @@ def _store(
         note = f"objects are kept in a folder: {error}"
         logger.warning("%s", note)
         return _folder_store(settings, home, project_id, digests), note, None
-    database = _database_of(url, settings, cleanup)
-    store = GridFSStore(database, bucket=f"{settings.schema_name}.objects", digests=digests)
+    mongo = _mongo_database(url, settings, folders, cleanup)
+    store = GridFSStore(mongo.database, bucket=f"{settings.schema_name}.objects", digests=digests)
     _compare_project(store, f"MongoDB at {without_password(url)}", settings, project_id)
-    return store, "", database
+    return store, "", mongo
 
 
 def _embedded_mongo(home: Home | None) -> str:
@@ -352,22 +269,18 @@ def _folder_store(settings: Settings, home: Home | None, project_id: str, digest
     return store
 
 
-def _database_of(url: str, settings: Settings, cleanup: ExitStack) -> Callable[[], Any]:
-    """Opens the MongoDB database, once per process that asks."""
-    clients: dict[int, Any] = {}  # by process: a client must not be used across a fork
-
-    def open_database() -> Any:
-        if os.getpid() not in clients:
-            clients[os.getpid()] = open_client(url, MONGO_TIMEOUT)
-        return clients[os.getpid()][settings.mongo_database]
-
-    def close() -> None:
-        client = clients.pop(os.getpid(), None)
-        if client is not None:
-            client.close()
-
-    cleanup.callback(close)
-    return open_database
+def _mongo_database(url: str, settings: Settings, folders: Folders, cleanup: ExitStack) -> MongoDatabase:
+    mongo = MongoDatabase(
+        SecretStr(url),
+        settings.mongo_database,
+        settings.schema_name,
+        cache_folder=folders.dataset_cache_dir / BLOCKS,
+        cache_bytes=settings.dataset_cache_bytes,
+        patience=settings.store_away_seconds,
+        selection_timeout=MONGO_TIMEOUT,
+    )
+    cleanup.callback(mongo.close)
+    return mongo
 
 
 def _compare_project(store: Store, label: str, settings: Settings, project_id: str) -> None:
@@ -400,5 +313,6 @@ def _bind(
     cleanup.callback(runner.close)
     models = ModelLibrary(resolver, store, folders)
     scripts = ScriptTaskRunner(settings, home, code_dir)
-    binding.bind(binding.Services(resolver, prober, runner, models, scripts))
+    predictions = PredictionRunner(settings, resolver, store, folders, code_dir, models, runner)
+    binding.bind(binding.Services(resolver, prober, runner, models, scripts, predictions))
     cleanup.callback(binding.bind, None)

@@ -19,8 +19,9 @@ from trainers.contract import Stopped
 from . import retry
 from .errors import ConfigurationError, PipelineError
 from .heartbeat import Heartbeat, clock
+from .job_table import enqueue
 from .outlook import Statement
-from .queue import Claim, LeaseLost, Queue, enqueue
+from .queue import Claim, LeaseLost, Queue
 from .queue import Worker as Identity
 from .running import RunningAttempt
 from .stop import StopSignal
@@ -144,6 +145,7 @@ class Worker:
         (key,) = claim.key.values()
         jobs, attempts = self.queue.full_names
         with self._heartbeat.hold(jobs, claim.key, attempts, claim.attempt, since=sent) as lease:
+            self.queue.note_pod(claim)
             running = RunningAttempt(claim, self.queue, lease, self._stop, self._terms.store_away_seconds)
             if not self._settled(claim, running):
                 return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -42,13 +43,16 @@ class Directories:
 
 
 class Resolver(Protocol):
-    """Finds classes by module and name."""
+    """Finds classes and functions by module and name."""
 
     def resolve(self, module: str, name: str, kind: str) -> type:
         """The class, imported from an allow-listed package and checked against the contract of its kind."""
 
     def signature(self, module: str, name: str, kind: str) -> Signature:
         """The parameters that a row may set on the class."""
+
+    def resolve_function(self, module: str, name: str) -> Callable[..., Any]:
+        """The function, imported from an allow-listed package."""
 
 
 class Prober(Protocol):
@@ -122,6 +126,23 @@ class Scripts(Protocol):
         `ScriptResult.make_insert` writes."""
 
 
+class Predictions(Protocol):
+    """Applies trained models to data."""
+
+    def stored_shape(self, sha256: str, name: str) -> Any:
+        """The shape of one example of a stored dataset, as `Probe` has it; `name` is for messages."""
+
+    def compute(self, spec: Mapping[str, Any], table: Any) -> Any:
+        """Predict one task outside any transaction, its rows as `Prediction.spec` gives them; the outcome is what
+        `Prediction.make_insert` writes."""
+
+    def load(self, sha256: str) -> dict[str, Any]:
+        """The arrays of a prediction."""
+
+    def save(self, sha256: str, path: str | os.PathLike[str], *, force: bool) -> None:
+        """Write the arrays of a prediction to a file; see `Prediction.save`."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a session binds."""
@@ -131,6 +152,7 @@ class Services:
     runner: Runner
     models: Models
     scripts: Scripts
+    predictions: Predictions
 
 
 _bound: Services | None = None

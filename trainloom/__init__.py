@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.cli.main import main
+    from pipeline.data_import import import_examples
     from pipeline.results import leaderboard
     from pipeline.session import Session, connect
     from pipeline.settings import Settings
     from pipeline.tensor_hub import TensorHub
     from schemas.dataset_config import DatasetConfig
     from schemas.model_config import ModelConfig
+    from schemas.prediction import Prediction
+    from schemas.prediction_task import PredictionTask
     from schemas.script_result import ScriptResult
     from schemas.script_task import ScriptTask
     from schemas.stored_dataset import StoredDataset
@@ -28,6 +31,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "connect": "pipeline.session",
+    "import_examples": "pipeline.data_import",
     "leaderboard": "pipeline.results",
     "main": "pipeline.cli.main",
     "Session": "pipeline.session",
@@ -39,6 +43,8 @@ _HOMES = {
     "TrainingResult": "schemas.training_result",
     "StoredDataset": "schemas.stored_dataset",
     "StoredModel": "schemas.stored_model",
+    "PredictionTask": "schemas.prediction_task",
+    "Prediction": "schemas.prediction",
     "ScriptTask": "schemas.script_task",
     "ScriptResult": "schemas.script_result",
     "TensorHub": "pipeline.tensor_hub",
@@ -47,6 +53,8 @@ _HOMES = {
 __all__ = [
     "DatasetConfig",
     "ModelConfig",
+    "Prediction",
+    "PredictionTask",
     "ScriptResult",
     "ScriptTask",
     "Session",
@@ -58,6 +66,7 @@ __all__ = [
     "TrainingResult",
     "TrainingTask",
     "connect",
+    "import_examples",
     "leaderboard",
     "main",
 ]

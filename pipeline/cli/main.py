@@ -30,8 +30,10 @@ COMMANDS = (
     "report",
     "trace",
     "model",
+    "predict",
     "data",
     "store",
+    "k8s",
 )
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 

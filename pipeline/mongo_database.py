@@ -1,0 +1,61 @@
+"""The project's MongoDB database, as any process of the project reaches it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+
+from .settings import without_password
+from .store.mongo_client import open_client
+
+BLOCKS = "blocks"  # the folder in the node's cache that keeps examples
+
+_clients: dict[tuple[int, MongoDatabase], Any] = {}  # by process: a client must not be used across a fork
+
+
+@dataclass(frozen=True)
+class MongoDatabase:
+    """Opens the database; datasets are lent it, see `datasets_impl.mongo_access.MongoAccess`.
+
+    It reaches other processes through a pipe and nothing else; its text masks the URL.
+
+    Attributes
+    ----------
+    url : of the server, with its secrets.
+    database_name : of the database.
+    prefix : what the names of the project's own collections begin with.
+    cache_folder : where blocks of examples are kept on this node.
+    cache_bytes : limit of their bytes.
+    patience : s that a server may be away before the reading of examples ends with an error.
+    selection_timeout : ms for which a server is looked for at a time.
+    """
+
+    url: SecretStr
+    database_name: str
+    prefix: str
+    cache_folder: Path
+    cache_bytes: int
+    patience: float
+    selection_timeout: int
+
+    @property
+    def name(self) -> str:
+        """The database without secrets."""
+        return f"MongoDB at {without_password(self.url.get_secret_value())}, database {self.database_name}"
+
+    def database(self) -> Any:
+        """The database of this process; its client is made at the first call and lives until `close`."""
+        at = (os.getpid(), self)
+        if at not in _clients:
+            _clients[at] = open_client(self.url.get_secret_value(), self.selection_timeout)
+        return _clients[at][self.database_name]
+
+    def close(self) -> None:
+        """End this process's client."""
+        client = _clients.pop((os.getpid(), self), None)
+        if client is not None:
+            client.close()
