@@ -22,6 +22,7 @@ PAIRS = {
     "events": 15,
     "store_transfer": 15,
     "model_search": 30,
+    "packing": 10,
     "packed_reading": 15,
     "streaming": 15,
 }

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -93,20 +94,22 @@ class BlockPacker:
         cells: dict[str, list[_Cell]] = {column.name: [] for column in self._options.columns}
         block = PackedBlock(shard, tier, {}, [], [], [])
         for row in rows:
+            digest = _digest_of_unread(row)
             try:
                 contents = {column.name: contents_of(column, row) for column in self._options.columns}
+                digest = _digest_of(self._options, row, contents.values())
                 packed = {c.name: self._cell(c, row, contents[c.name]) for c in self._options.columns}
             except UnreadableImage as error:
                 if self._options.unreadable != SKIP:
                     raise
                 entry = {"row": row.number, "name": row.name, "reason": str(error.__cause__)}
-                block.skipped.append({**entry, "sha256": hashlib.sha256(row.name.encode()).hexdigest()})
+                block.skipped.append({**entry, "sha256": digest.hex()})
                 continue
             for name, cell in packed.items():
                 cells[name].append(cell)
             block.numbers.append(row.number)
             block.names.append(row.name)
-            block.digests.append(digest_of(contents.values()))
+            block.digests.append(digest)
         for column in self._options.columns:
             block.values[column.name] = self._joined(column, cells[column.name], block.names)
         return block
@@ -207,10 +210,22 @@ def contents_of(column: ColumnOptions, row: SourceRow) -> list[Content]:
     return [_as_numbers(value, column, row)]
 
 
-def digest_of(contents: Iterable[list[Content]]) -> bytes:
-    """The sha256 of the contents of a row, column after column."""
+def row_digest(options: PackingOptions, row: SourceRow) -> bytes:
+    """The sha256 of what a row holds in the columns that are packed or decide its tier: what a shard keeps of it."""
+    try:
+        return _digest_of(options, row, [contents_of(column, row) for column in options.columns])
+    except UnreadableImage:
+        return _digest_of_unread(row)
+
+
+def _digest_of_unread(row: SourceRow) -> bytes:
+    return hashlib.sha256(row.name.encode("utf-8", "surrogateescape")).digest()
+
+
+def _digest_of(options: PackingOptions, row: SourceRow, contents: Iterable[list[Content]]) -> bytes:
     digest = hashlib.sha256()
-    for content in (content for column in contents for content in column):
+    marks: list[Content] = [str(row.cells[name]).encode("utf-8", "surrogateescape") for name in options.split.columns]
+    for content in chain(marks, *contents):
         if isinstance(content, bytes):
             digest.update(b"%d bytes\n" % len(content))
             digest.update(content)

@@ -76,7 +76,7 @@ def _write_hdf5(path: Path, arrays: Mapping[str, Draft], links: Mapping[str, str
                 dataset[start : start + len(block)] = block
                 start += len(block)
         for name in sorted(links):
-            file[name] = file[links[name]]
+            file[name] = h5py.SoftLink(f"/{links[name]}")  # a hard one would hide the first name from `visititems`
 
 
 def _write_npz(path: Path, arrays: Mapping[str, Draft], links: Mapping[str, str], text: str) -> None:

@@ -73,8 +73,8 @@ def pack(
     folder = Path(folder)
     if not _NAME.fullmatch(name):
         raise PackingError(f"the name {name!r} of packed data is unfit: use letters, digits and _.+- in it.")
-    for column in options.columns:
-        source.check_column(column.name)
+    for column in (*(column.name for column in options.columns), *options.split.columns):
+        source.check_column(column)
     tiers = _tiers(source, options)
     try:
         workshop = folder / WORKSHOP
@@ -180,7 +180,7 @@ class _Packing:
         finished = {}
         for number in range(self._options.shards):
             path = self._work / self._shard_name(number)
-            with suppress(OSError, ValueError, KeyError):  # not there, or not whole: it is made again
+            with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or not whole: it is made again
                 entry = json.loads(self._entry(number).read_text(encoding="utf-8"))
                 if sha256_of(path) == entry["sha256"]:
                     finished[number] = entry

@@ -199,7 +199,7 @@ class ArrayTable(PackingSource):
     Args:
         arrays: {column: array of numbers, booleans or text}.
         label: what a person calls the table.
-        where: how it is found again; for a packing with other options.
+        where: `kind` and, of files, their `paths`: how it is found again.
         stacked: {new column: columns of single numbers that it puts side by side}.
 
     Raises:
@@ -226,17 +226,25 @@ class ArrayTable(PackingSource):
         self.columns = tuple(checked)
         self._arrays = checked
         for name, parts in (stacked or {}).items():
-            self._stack(name, parts)
+            self.stack(name, parts)
         self._length = next(iter(lengths.values()))
         self._stamp = ""
 
-    def _stack(self, name: str, parts: Sequence[str]) -> None:
+    def stack(self, name: str, parts: Sequence[str]) -> None:
+        """Put columns of single numbers side by side in a new one, which stands first.
+
+        Raises:
+            PackingError: a column is not there or holds no single numbers, or the name is taken.
+        """
+        if name in self.columns or not parts:
+            raise PackingError(f"the columns of {self} cannot be stacked as {name!r}: give a new name, and columns.")
         columns = [self._arrays[self.check_column(part)] for part in parts]
         if unfit := [part for part, column in zip(parts, columns, strict=True) if column.ndim > 1 or _is_text(column)]:
             raise PackingError(f"column {unfit[0]!r} of {self} holds no single numbers, so it cannot be stacked.")
         rest = {column: array for column, array in self._arrays.items() if column not in parts}
         self._arrays = {name: np.stack(columns, axis=1), **rest}
         self.columns = tuple(self._arrays)
+        self._where = {**self._where, "stacked": {**self._where.get("stacked", {}), name: list(parts)}}
 
     def __str__(self) -> str:
         return self._label
@@ -257,9 +265,8 @@ class ArrayTable(PackingSource):
 
     def describe(self) -> dict[str, Any]:
         """`kind` and, of a file, its name."""
-        place = self.place()
-        named = {"file": Path(place["path"]).name} if "path" in place else {}
-        return {"kind": place["kind"], **named}
+        names = [Path(path).name for path in self._where.get("paths", ())]
+        return {"kind": self._where["kind"], "files": names, "stacked": self._where.get("stacked", {})}
 
     def place(self) -> dict[str, Any]:
         """How the table is found again."""

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
 from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from contextlib import closing
 
-from datasets_impl.errors import DatasetError
+from datasets_impl.errors import DatasetError, WorkerLostError
 from datasets_impl.packed_block import BlockPacker, PackedBlock
 from datasets_impl.packing_source import PackingError, SourceRow
+from datasets_impl.streaming import SequentialQueuedPipeline
 
-AHEAD = 3  # blocks per process that are packed or wait to be written
+Task = tuple[int, str, list[SourceRow]]
+"""Shard, tier and rows."""
 
 
-def packed_in_order(
-    packer: BlockPacker, tasks: Iterable[tuple[int, str, list[SourceRow]]], processes: int
-) -> Generator[PackedBlock, None, None]:
+class _PackingStep:
+    """The step of a streaming pipeline that packs."""
+
+    def __init__(self, packer: BlockPacker) -> None:
+        self._packer = packer
+
+    def transform(self, tasks: list[Task]) -> list[PackedBlock | DatasetError]:
+        """Pack each of the tasks."""
+        return [self._packed(task) for task in tasks]
+
+    def _packed(self, task: Task) -> PackedBlock | DatasetError:
+        try:
+            return self._packer(task)
+        except DatasetError as error:  # a sentence for people: the traceback of another process is not for them
+            return error
+
+
+def packed_in_order(packer: BlockPacker, tasks: Iterable[Task], processes: int) -> Generator[PackedBlock, None, None]:
     """Yield the blocks of the tasks in their order; close the generator to end the processes.
 
     Raises:
@@ -30,49 +40,16 @@ def packed_in_order(
     if processes <= 1:
         yield from map(packer, tasks)
         return
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _begin, (packer,))
+    step = ("pack", processes, 2 * processes, _PackingStep(packer))
+    pipeline = SequentialQueuedPipeline([step], batch_size=1, use_processes=True)
     try:
-        waiting: deque[Future[PackedBlock | DatasetError]] = deque()
-        for task in tasks:
-            waiting.append(pool.submit(_packed, task))
-            if len(waiting) >= AHEAD * processes:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
-    except BrokenProcessPool as error:
+        with closing(pipeline.stream(tasks)) as results:
+            for result in results:
+                (block,) = result.data_inputs
+                if isinstance(block, DatasetError):
+                    raise block
+                yield block
+    except WorkerLostError as error:
         raise PackingError(
             "a process that packs was killed, perhaps for want of memory: pack again, with fewer processes."
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_packer: BlockPacker
-
-
-def _begin(packer: BlockPacker) -> None:
-    global _packer
-    _packer = packer
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)  # killed: nobody waits for this process any more
-
-
-def _packed(task: tuple[int, str, list[SourceRow]]) -> PackedBlock | DatasetError:
-    try:
-        return _packer(task)
-    except DatasetError as error:  # a sentence for people: the traceback of this process is not for them
-        return error
-
-
-def _result(future: Future[PackedBlock | DatasetError]) -> PackedBlock:
-    result = future.result()
-    if isinstance(result, DatasetError):
-        raise result
-    return result

@@ -40,6 +40,11 @@ class TierSplit:
         if self.column and self.stratify:
             raise DatasetError("a split by a column cannot be stratified: give one of the two columns.")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that decide to which tier an example belongs."""
+        return tuple(filter(None, (self.column, self.stratify)))
+
     def as_json(self) -> dict[str, Any]:
         """The split in a manifest: only what it depends on."""
         if self.column:

@@ -17,8 +17,8 @@ from .trace import Lines
 RESULT = ("example_count", "prediction_shape", "prediction_score", "prediction_duration", "prediction_time")
 
 
-def trace(key: str, *, code: bool = False) -> dict[str, Any]:
-    """Everything that is recorded of one prediction task, by its whole key.
+def trace(key: str, *, code: bool = False, check: bool = True) -> dict[str, Any]:
+    """Everything that is recorded of one prediction task, by its whole key; options as of `pipeline.trace.trace`.
 
     Returns
     -------
@@ -36,18 +36,18 @@ def trace(key: str, *, code: bool = False) -> dict[str, Any]:
             "batch_size": task[BATCH_SIZE],
             "priority": task["priority"],
             "utc_insert_time": task["prediction_task_time"],
-            "data": _data(task),
+            "data": _data(task, check),
             "result": _result(key),
             "provenance": training_trace.recorded_provenance(Prediction.Provenance() & {KEY: key}, code),
         },
-        "training": training_trace.trace(task[TASK], code=code),
+        "training": training_trace.trace(task[TASK], code=code, check=check),
     }
 
 
-def _data(task: Mapping[str, Any]) -> dict[str, Any]:
+def _data(task: Mapping[str, Any], check: bool) -> dict[str, Any]:
     if task[PREDICTED]:
         row = (DatasetConfig() & {DatasetConfig.key_column: task[PREDICTED]}).fetch1()
-        return training_trace.dataset_of(row)
+        return training_trace.dataset_of(row, check=check)
     row = (StoredDataset() & {STORED: task[STORED]}).fetch1()
     sha256 = row["stored_dataset_sha256"]
     return {

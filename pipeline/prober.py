@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from schemas.binding import Directories, Probe
-from schemas.dataset_config import TIERS
+from schemas.dataset_config import TIERS, DatasetConfig
 from schemas.errors import InvalidRow, InvalidValue
 from schemas.hashing import plain
 
 from .file_digest import FileDigests
+from .packed_check import query_has_changed
 from .resolver import ClassResolver
 from .store.interface import Store
 
@@ -90,7 +91,15 @@ class DatasetProber:
     def _origin(self, row: Mapping[str, Any], path: Path) -> dict[str, Any]:
         """Where the data come from, as far as their class can tell."""
         told = getattr(self._class(row), "origin", None)
-        return {} if told is None else dict(plain(told(path), f"{self._class(row).__qualname__}.origin()"))
+        if told is None:
+            return {}
+        origin = dict(plain(told(path), f"{self._class(row).__qualname__}.origin()"))
+        if query_has_changed(origin, DatasetConfig().connection):
+            logger.warning(
+                "the query that %s was packed from returns other rows or values now; pack it again to train on those",
+                row["dataset_file_name"],
+            )
+        return origin
 
     def _path(self, row: Mapping[str, Any], directories: Directories) -> Path:
         folder = Path(directories.dataset_dir) if directories.dataset_dir is not None else self._dataset_dir

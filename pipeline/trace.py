@@ -19,6 +19,7 @@ from schemas.training_task import STATE, WEIGHTS, TrainingTask
 from schemas.usage import Usage
 
 from .code_changes import has_changed
+from .packed_check import query_has_changed
 from .short_keys import full_key
 from .store.datajoint_adapter import PROTOCOL, TrainloomStorageAdapter
 from .store.interface import StoreUnavailable
@@ -30,13 +31,14 @@ GIB = 2**30
 SHORT = 12  # characters of a sha256 in the tree
 
 
-def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]:
+def trace(key: str | Mapping[str, Any], *, code: bool = False, check: bool = True) -> dict[str, Any]:
     """Everything that is recorded of one task.
 
     Parameters
     ----------
     key : the task's key, its first characters, or a dict that holds it.
     code : read the texts of the modules from the store, too.
+    check : where the data were packed from a query, run it again and compare what it returns.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]
             "warm_start_kind": _kind_of_start(rows),
             "utc_insert_time": task["training_task_time"],
         },
-        "dataset": dataset_of(rows["dataset"]),
+        "dataset": dataset_of(rows["dataset"], check=check),
         "model": _configuration(ModelConfig(), rows["model"]),
         "training": {
             **_configuration(TrainingConfig(), rows["training"]),
@@ -82,8 +84,9 @@ def _kind_of_start(rows: Mapping[str, Any]) -> str:
     return WEIGHTS if rows["initial_state"] == "" else STATE
 
 
-def dataset_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is recorded of a dataset configuration, by its row."""
+def dataset_of(row: Mapping[str, Any], *, check: bool = True) -> dict[str, Any]:
+    """What is recorded of a dataset configuration, by its row; with `check` a query that its data were packed from runs
+    again."""
     return {
         "file": row["dataset_file_name"],
         "sha256": row["dataset_file_sha256"],
@@ -91,7 +94,18 @@ def dataset_of(row: Mapping[str, Any]) -> dict[str, Any]:
         **_configuration(DatasetConfig(), row),
         "type": row["dataset_type"],
         **{name: row[name] for name in ("input_shape", "output_shape", "additional_model_params", "example_counts")},
+        **_origin(row, check),
     }
+
+
+def _origin(row: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """Files that belong to the data file, and where its content comes from; empty where it does not tell."""
+    key = DatasetConfig.key_column
+    found = (DatasetConfig.Origin() & {key: row[key]}).to_dicts()
+    columns = {"companions": "dataset_companions", "origin": "dataset_origin"}
+    told = {name: found[0][column] if found else {} for name, column in columns.items()}
+    changed = query_has_changed(told["origin"], DatasetConfig().connection) if check and found else None
+    return {**told, "query_changed": changed}
 
 
 def _configuration(table: ConfigTable, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,8 +208,26 @@ def dataset_lines(dataset: Mapping[str, Any]) -> Lines:
         if role != "dataset":
             yield 2, f"{role}: {_call(found)}"
     yield 2, f"{dataset['input_shape']} to {dataset['output_shape']}; examples per epoch: {counts}"
+    yield from _origin_lines(dataset)
     if dataset["additional_model_params"]:
         yield 2, f"gives the model {_arguments(dataset['additional_model_params'])}"
+
+
+def _origin_lines(dataset: Mapping[str, Any]) -> Lines:
+    """What is known of where packed data come from, up into a lab's own tables."""
+    source = dataset["origin"].get("source")
+    if source is None:
+        return
+    told = f"{source['rows']} rows, content sha256 {source['sha256'][:SHORT]}"
+    if source["kind"] == "query":
+        changed = {True: "; the query returns other rows or values now", None: "", False: "; unchanged"}
+        where = f" where {' and '.join(source['restriction'])}" if source["restriction"] else ""
+        yield 2, f"packed from {' * '.join(source['tables'])}{where}: {told}{changed[dataset['query_changed']]}"
+        yield 3, source["sql"]
+        yield 3, f"these tables and what they depend on: {', '.join(source['ancestors'])}"
+    else:
+        names = source.get("list") or ", ".join(source.get("files", ())) or "arrays"
+        yield 2, f"packed from {names}: {told}"
 
 
 def _training_lines(trace: Mapping[str, Any]) -> Lines:

@@ -15,6 +15,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("key", metavar="KEY", help="the key of a training or prediction task, or its first characters")
     parser.add_argument("--code", action="store_true", help="print the recorded text of the modules, too")
+    parser.add_argument("--no-check", action="store_true", help="do not run the query again that data were packed from")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(action=_trace)
 
@@ -26,7 +27,7 @@ def _trace(args: argparse.Namespace) -> int:
 
         kind, key = named(args.key, (TRAININGS, PREDICTIONS))
         chain = prediction_trace if kind is PREDICTIONS else trace
-        found = chain.trace(key, code=args.code)
+        found = chain.trace(key, code=args.code, check=not args.no_check)
     if args.json:
         print_json(found)
     else:

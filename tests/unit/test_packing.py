@@ -53,6 +53,14 @@ def test_a_shard_of_raw_arrays_is_an_hdf5_dataset(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["a", "zebra", "inputs", "targets"])
+def test_columns_may_have_any_name(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, 4)
+    listed = write_list(tmp_path / "list.csv", [(name, "y"), *((f"{number}.png", number) for number in range(4))])
+    columns = (ColumnOptions(name, "input", "uint8", image=True), ColumnOptions("y", "target", "int64"))
+    assert len(read_all(pack(source(listed), tmp_path, "data", options(columns=columns)), name)) == 4
+
+
 def test_an_npz_shard_is_read_by_numpy(tmp_path: Path) -> None:
     manifest = pack(source(write_images(tmp_path, 12)), tmp_path, "data", options(storage="npz"))
     with np.load(manifest.parent / "shard-00000.npz") as shard:
@@ -160,6 +168,16 @@ def test_the_split_follows_a_column(tmp_path: Path) -> None:
         opened = PackedTier(manifest, tier)
         labels = opened.read(opened.manifest.column("label"), np.arange(opened.length))
         assert list(labels) == [number for number, name in enumerate(tiers) if name == tier]
+
+
+def test_another_split_in_the_same_column_is_another_packing(tmp_path: Path) -> None:
+    write_images(tmp_path, 4)
+    packed = set()
+    for tiers in (("train", "train", "validation", "test"), ("train", "validation", "train", "test")):
+        rows = [(f"{number}.png", number, tier) for number, tier in enumerate(tiers)]
+        listed = write_list(tmp_path / "list.csv", [("image", "label", "part"), *rows])
+        packed.add(pack(source(listed), tmp_path, "data", options(split=TierSplit(column="part"))))
+    assert len(packed) == 2
 
 
 def test_a_stratified_split_has_the_shares_in_every_class_and_follows_the_seed(tmp_path: Path) -> None:
