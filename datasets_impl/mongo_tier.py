@@ -13,7 +13,7 @@ import numpy as np
 
 from datasets_impl.block_cache import BlockCache
 from datasets_impl.contract import DatasetError
-from datasets_impl.mongo_access import MongoAccess
+from datasets_impl.mongo_access import ExamplesUnavailable, MongoAccess
 from datasets_impl.mongo_index import Source, TierIndex, columns_of
 
 Arrays = dict[str, np.ndarray]
@@ -142,9 +142,15 @@ class MongoTier:
                 return kept[number]
         coming = self._coming.pop(number, None)
         self._read_ahead(number)
-        arrays = self._fetched(number) if coming is None else coming.result()
+        arrays = self._fetched(number, None) if coming is None else self._come(number, coming)
         self._hold(number, arrays)
         return arrays
+
+    def _come(self, number: int, coming: Future[Arrays]) -> Arrays:
+        try:
+            return coming.result()
+        except ExamplesUnavailable:
+            return self._fetched(number, None)
 
     def _read_ahead(self, number: int) -> None:
         """Send for the blocks that are expected next."""
@@ -153,7 +159,8 @@ class MongoTier:
                 continue
             if self._readers is None:
                 self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="trainloom-blocks")
-            self._coming[following] = self._readers.submit(self._fetched, following)
+            # Without patience: a thread that waits for a server would keep the process from ending.
+            self._coming[following] = self._readers.submit(self._fetched, following, 0.0)
         while len(self._coming) > 2 * AHEAD:  # of an order that has changed
             dropped = self._coming.pop(next(iter(self._coming)))
             dropped.cancel()
@@ -176,17 +183,17 @@ class MongoTier:
         while len(self._held) > max(2, self._held_bytes // max(1, size)):
             self._held.popitem(last=False)
 
-    def _fetched(self, number: int) -> Arrays:
+    def _fetched(self, number: int, patience: float | None) -> Arrays:
         length = min(self.block_length, self.length - number * self.block_length)
         content = self._cache.get(self._index.digests[number])
         if content is not None:
             return self._index.arrays_of(content, length)
-        return self._from_server(number, length)
+        return self._from_server(number, length, patience)
 
-    def _from_server(self, number: int, length: int) -> Arrays:
+    def _from_server(self, number: int, length: int, patience: float | None) -> Arrays:
         firsts = self._index.firsts
         stop = firsts[number + 1] if number + 1 < len(firsts) else None
-        parts = list(self._source.view(self._access, self._tier).read(firsts[number], stop))
+        parts = list(self._source.view(self._access, self._tier).read(firsts[number], stop, patience=patience))
         found = sum(part.length for part in parts)
         alike = all(columns_of(part.arrays) == self._index.columns for part in parts)
         if found != length or not alike:

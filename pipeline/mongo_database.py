@@ -51,7 +51,9 @@ class MongoDatabase:
         """The database of this process; its client is made at the first call and lives until `close`."""
         at = (os.getpid(), self)
         if at not in _clients:
-            _clients[at] = open_client(self.url.get_secret_value(), self.selection_timeout)
+            made = open_client(self.url.get_secret_value(), self.selection_timeout)
+            if _clients.setdefault(at, made) is not made:
+                made.close()  # another thread was quicker; a lock would have to survive forks
         return _clients[at][self.database_name]
 
     def close(self) -> None:
