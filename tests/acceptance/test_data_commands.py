@@ -160,3 +160,20 @@ def test_without_mongodb_this_is_said(command: Command, tmp_path: Path, monkeypa
     assert "the setting store is folder; set it to auto or gridfs" in err
     with connect(), pytest.raises((InvalidRow, ValueError), match="the setting store is folder"):
         DatasetConfig().insert_tuple(MONGO)
+
+
+@pytest.mark.slow
+def test_ranks_and_their_loader_processes_read_from_mongodb(command: Command, tmp_path: Path) -> None:
+    digits = build_digits(tmp_path / "datasets" / "digits.h5")
+    assert command("data", "import", "digits", str(digits))[0] == 0
+    streamed = {
+        **MONGO,
+        "dataset_class_params": {**MONGO["dataset_class_params"], "memory_budget": 0, "cache_bytes": 0},
+    }
+    with connect(num_workers=1):
+        scores = []
+        for row in (FILE, streamed):
+            keys = ask(row, trainer_class_params={"devices": 2, "parameter_history": False})
+            assert TrainingResult().populate(reserve_jobs=True) == {"success_count": 1, "error_list": []}
+            scores.append((TrainingResult() & keys).fetch1("test_score", "training_epoch_loss_history"))
+        assert scores[0] == scores[1]
