@@ -19,6 +19,7 @@ from datasets_impl.mongo_index import Source, TierIndex, columns_of
 Arrays = dict[str, np.ndarray]
 
 AHEAD = 4  # blocks that are on their way before they are asked for
+LEAST_HELD = 8  # blocks; a batch that lies on the edge of two windows needs some of both
 READERS = 2  # threads that fetch them
 MOST_MAPPED = 128  # files; each one costs a descriptor
 
@@ -34,7 +35,7 @@ class MongoTier:
         access: reaches the database.
         source, tier, index: what is read.
         cache: keeps blocks on the node.
-        held_bytes: how much of what was fetched stays in memory; two blocks at least.
+        held_bytes: how much of what was fetched stays in memory; `LEAST_HELD` blocks at least.
 
     Attributes:
         length, shapes, dtypes: as those of `hdf5_tier.HDF5Tier`.
@@ -180,7 +181,7 @@ class MongoTier:
             return
         self._held[number] = arrays
         size = sum(array.nbytes for array in self._held[next(iter(self._held))].values())
-        while len(self._held) > max(2, self._held_bytes // max(1, size)):
+        while len(self._held) > max(LEAST_HELD, self._held_bytes // max(1, size)):
             self._held.popitem(last=False)
 
     def _fetched(self, number: int, patience: float | None) -> Arrays:
