@@ -6,7 +6,7 @@ from typing import Any
 
 import datajoint as dj
 
-from pipeline.queue import declare_indexes, enqueue
+from pipeline.job_table import declare_indexes, enqueue
 from schemas.attempt import Attempt
 
 SCHEMA = "benchmark_queue"

@@ -9,15 +9,19 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-TIERS = ("train", "validation", "test")
+from datasets_impl.errors import DatasetError, ExampleIndexError
+from datasets_impl.tiers import TIERS, check_tier
 
-
-class DatasetError(ValueError):
-    """A dataset, sampler or loader was given something that it cannot use."""
-
-
-class ExampleIndexError(DatasetError, IndexError):
-    """An example was asked for that the tier does not have; also an `IndexError`, so that plain iteration ends."""
+__all__ = [
+    "TIERS",
+    "BatchShare",
+    "DatasetError",
+    "ExampleIndexError",
+    "PipelineDataset",
+    "check_tier",
+    "file_path",
+    "share_of",
+]
 
 
 class PipelineDataset(Dataset[Any], ABC):
@@ -37,6 +41,10 @@ class PipelineDataset(Dataset[Any], ABC):
       number of loader processes. Generators that a dataset makes for itself are its own business.
     - `preload()`: called once in the parent before loader processes start, for what they should share.
     - `get_output_shape()`: the shape of a model's output, one example, where the target does not tell it.
+    - `companion_files(path)`, a classmethod: the files that belong to the data file at `path`, as {name beside it:
+      sha256 in lower-case hex}. They are verified at insertion, mirrored with it, and lie beside it in
+      `dataset_cache_dir`; the data file must hold their digests, so that its own covers them.
+    - `origin(path)`, a classmethod: where the data come from, a JSON object that is kept with the configuration.
     - `reads_mongodb = True`: the dataset uses what `mongo_access` lends; the processes of a training on several devices
       are lent it too.
     - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
@@ -94,14 +102,3 @@ def file_path(tuple_dict: Mapping[str, Any], dataset_cache_dir: str | Path) -> P
     if not isinstance(name, str) or not name:
         raise DatasetError("the dataset configuration names no data file: give it a dataset_file_name.")
     return Path(dataset_cache_dir) / name
-
-
-def check_tier(tier: str) -> str:
-    """Return the tier if it is one.
-
-    Raises:
-        DatasetError: it is not in `TIERS`.
-    """
-    if tier not in TIERS:
-        raise DatasetError(f"{tier!r} is not a tier: choose one of {', '.join(TIERS)}.")
-    return tier

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from datasets_impl.contract import TIERS, DatasetError
+from datasets_impl.contract import DatasetError
 from datasets_impl.hdf5 import HDF5Dataset
 from datasets_impl.hdf5_writer import write_tiers
+from datasets_impl.tier_split import check_shares, tiers_by_share
 
 CLASSES = 10
 BRIGHTEST = 16.0  # pixels count the dark cells of a 4 x 4 field: 0 to 16
@@ -49,24 +50,10 @@ def build_digits(path: str | os.PathLike[str], *, split: Sequence[float] = (0.7,
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DatasetError("the digits come with scikit-learn, which is missing: pip install scikit-learn.") from error
-    if len(split) != len(TIERS) or min(split) <= 0 or abs(sum(split) - 1) > 1e-9:
-        raise DatasetError(f"split is {tuple(split)!r}: give three positive shares of sum 1, for {', '.join(TIERS)}.")
+    shares = check_shares(split)
     digits = load_digits()
     images = (digits.images / BRIGHTEST).astype(np.float32)[:, np.newaxis]
     labels = digits.target.astype(np.int64)
-    chosen = zip(TIERS, _stratified(labels, split, seed), strict=True)
-    tiers = {tier: {"inputs": images[indices], "targets": labels[indices]} for tier, indices in chosen}
+    chosen = tiers_by_share(labels, shares, seed)
+    tiers = {tier: {"inputs": images[indices], "targets": labels[indices]} for tier, indices in chosen.items()}
     return write_tiers(path, tiers, {"source": "UCI Optical Recognition of Handwritten Digits, test part"})
-
-
-def _stratified(labels: np.ndarray, split: Sequence[float], seed: int) -> list[np.ndarray]:
-    """Return the ascending indices of each share of every class."""
-    # RandomState because its streams are frozen (NEP 19): a newer NumPy must not change the file and so its identity.
-    generator = np.random.RandomState(seed)
-    shares: list[list[np.ndarray]] = [[] for _ in split]
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        ends = np.rint(np.cumsum(split)[:-1] * len(members)).astype(int)
-        for share, part in zip(shares, np.split(members, ends), strict=True):
-            share.append(part)
-    return [np.sort(np.concatenate(share)) for share in shares]

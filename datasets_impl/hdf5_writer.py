@@ -11,7 +11,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from datasets_impl.contract import DatasetError, check_tier
+from datasets_impl.errors import DatasetError
+from datasets_impl.tiers import check_tier
 
 # Fixed, so that the bytes of a file (its identity) do not follow the newest format a later HDF5 library can write.
 LIBRARY_VERSIONS = ("earliest", "v110")

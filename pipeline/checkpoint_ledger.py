@@ -12,8 +12,9 @@ from schemas.attempt import Attempt
 from schemas.checkpoint import Checkpoint
 
 from .checkpoint_record import Recorded
+from .deadlock import untangled
 from .errors import DatabaseUnavailable
-from .queue import Claim, LeaseLost, untangled
+from .queue import Claim, LeaseLost
 
 
 class CheckpointLedger:

@@ -10,7 +10,7 @@ from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from .queue import job_table
+from .job_table import job_table
 from .task_states import NOW, TASK_KEY, seconds_between
 
 COLUMNS = {

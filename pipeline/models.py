@@ -13,12 +13,14 @@ from schemas.training_result import TrainingResult
 from trainers import checkpoint
 
 from . import model_search
+from .folders import Folders
 from .model_loading import SHAPES, build, checked_device, component_of_stored, component_of_task
 from .model_registration import check_fit, check_shape, checked_metrics, describe, read_given
 from .model_weights import FORMAT, UnusableModel, parse, read_weights
 from .resolver import ClassResolver
-from .runner import CHECKPOINT, WEIGHTS_SUFFIX, Folders, checkpoint_name
+from .result_rows import CHECKPOINT, checkpoint_name
 from .store.interface import Store, parse_address
+from .trainer_builder import WEIGHTS_SUFFIX
 
 KEY = "training_task_md5_hash"
 

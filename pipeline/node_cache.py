@@ -49,6 +49,8 @@ class CacheFull(PipelineError):
 class NodeCache:
     """Copies of data files at `<folder>/<sha256>/<name>`, read-only.
 
+    A file that belongs to another one (`companion_of`) lies in the folder of that one.
+
     Files are copied, never linked: a hard link would follow when somebody writes into the original. Each call verifies
     the copy and, where it exists, the original; both are read again only if they changed.
 
@@ -86,20 +88,28 @@ class NodeCache:
         return self._folder / checked_sha256(sha256)
 
     def fetch(
-        self, name: str, sha256: str, source: str | os.PathLike[str] | None = None, *, store: Store | None = None
+        self,
+        name: str,
+        sha256: str,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        store: Store | None = None,
+        companion_of: str | None = None,
     ) -> Path:
         """Return the verified copy of a data file; make it first if it is not there.
 
         Parameters
         ----------
         name : str
-            The file's name, relative to `directory(sha256)`.
+            The file's name, relative to `directory(sha256)`, or to that of the file it belongs to.
         sha256 : str
             The digest of the content it must have.
         source : path, optional
             Where the original lies; if there is no such file, the copy is made from the store.
         store : Store, optional
             Asked for the object `sha256` when the original is missing.
+        companion_of : str, optional
+            The digest of another data file, in whose folder this one belongs; they are in use and evicted together.
 
         Raises
         ------
@@ -112,9 +122,10 @@ class NodeCache:
         CacheFull
             If the budget or the disk has no room; nothing half-written stays.
         """
-        target = self.directory(sha256) / _checked_name(name)
+        held = sha256 if companion_of is None else companion_of
+        target = self.directory(held) / _checked_name(name)
         original = Path(source) if source is not None else None
-        first_use = self._hold(sha256)
+        first_use = self._hold(held)
         try:
             with FileLock(self._locks / f"{sha256}.fill", mode=0o600):
                 if not self._is_good(target, sha256):
@@ -123,7 +134,7 @@ class NodeCache:
                     self._refuse_changed(original, sha256)
         except BaseException:
             if first_use:
-                self.release(sha256)
+                self.release(held)
             raise
         return target
 

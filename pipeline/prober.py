@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .resolver import ClassResolver
 from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class DatasetProber:
@@ -52,7 +55,16 @@ class DatasetProber:
         if not path.is_file():
             kind = "is a folder, and its dataset class has no fingerprint method" if path.is_dir() else "does not exist"
             raise InvalidRow(f"the data file {path} {kind}; correct dataset_file_name or dataset_dir")
-        return self._digests.sha256_of(path)
+        sha256 = self._digests.sha256_of(path)
+        for name, digest in companions_of(cls, path).items():
+            self._check_companion(path.with_name(name), digest, path)
+        return sha256
+
+    def _check_companion(self, companion: Path, digest: str, path: Path) -> None:
+        if not companion.is_file():
+            raise InvalidRow(f"{companion}, which belongs to the data file {path}, does not exist; copy it there")
+        if self._digests.sha256_of(companion) != digest:
+            raise InvalidRow(f"{companion} has other content than the data file {path} says; restore both")
 
     def probe(self, row: Mapping[str, Any], directories: Directories) -> Probe:
         """Build every tier and ask it for its shapes; afterwards the data file is in the store."""
@@ -68,9 +80,17 @@ class DatasetProber:
                 )
         additional = self._additional(tiers["validation"])
         counts = {tier: self._count(row, tier, dataset) for tier, dataset in tiers.items()}
+        companions = companions_of(self._class(row), path)
         if self._mirror and path.is_file() and not hasattr(self._class(row), "fingerprint"):
             self._store.put(path, kind="dataset")
-        return Probe(*shapes["validation"], additional, counts)
+            for name in companions:
+                self._store.put(path.with_name(name), kind="dataset")
+        return Probe(*shapes["validation"], additional, counts, companions, self._origin(row, path))
+
+    def _origin(self, row: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        """Where the data come from, as far as their class can tell."""
+        told = getattr(self._class(row), "origin", None)
+        return {} if told is None else dict(plain(told(path), f"{self._class(row).__qualname__}.origin()"))
 
     def _path(self, row: Mapping[str, Any], directories: Directories) -> Path:
         folder = Path(directories.dataset_dir) if directories.dataset_dir is not None else self._dataset_dir
@@ -139,6 +159,26 @@ class DatasetProber:
             return len(cls(dataset, **row[f"{tier}_sampler_class_params"]))
         except Exception as error:
             raise InvalidRow(f"{tier}_sampler_class_params: {cls.__qualname__} cannot be built: {error}") from error
+
+
+def companions_of(cls: Any, path: Path) -> dict[str, str]:
+    """The files beside a data file that belong to it, name to sha256; see `datasets_impl.contract`.
+
+    Raises
+    ------
+    InvalidRow
+        If the class names a file elsewhere, or gives something that is no sha256.
+    """
+    told = getattr(cls, "companion_files", None)
+    if told is None:
+        return {}
+    companions = dict(told(path))
+    for name, digest in companions.items():
+        if not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise InvalidRow(f"{cls.__qualname__}.companion_files names {name!r}, which does not lie beside {path}")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise InvalidRow(f"{cls.__qualname__}.companion_files gives {digest!r} for {name}, which is no sha256")
+    return companions
 
 
 def shape_of(value: Any) -> Any:

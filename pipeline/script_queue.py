@@ -13,7 +13,8 @@ from schemas.script_task import KEY, ScriptTask
 
 from . import tag_query
 from .errors import PipelineError
-from .queue import Queue, enqueue, job_table
+from .job_table import enqueue, job_table
+from .queue import Queue
 from .retry import Policy
 from .script_runner import check_allowed
 from .settings import Settings

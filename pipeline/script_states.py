@@ -8,7 +8,7 @@ from schemas.attempt import Attempt
 from schemas.script_result import ScriptResult
 from schemas.script_task import KEY, ScriptTask
 
-from .queue import job_table
+from .job_table import job_table
 from .task_states import NOW, State, attempts_sql, every_state, in_states, limited_to, seconds_between, state_sql
 
 STATE = state_sql(KEY)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,10 @@ from datajoint.hash_registry import get_store_backend
 from pydantic import SecretStr
 
 from datasets_impl import mongo_access
-from schemas import (  # noqa: F401 - tables to declare
-    attempt,
-    binding,
-    checkpoint,
-    project,
-    schema,
-    script_result,
-    stored_dataset,
-    training_result,
-)
+from schemas import binding, project, schema
 from schemas.training_result import EXTERNAL_STORE
 
+from . import declaration
 from .connection import HealingConnection, open_connection
 from .errors import ConfigurationError, SessionError
 from .event_collection import EventCollection
@@ -33,13 +23,13 @@ from .event_file import EventFile
 from .event_spool import EventSpool
 from .events import EventLog
 from .file_digest import FileDigests
+from .folders import Folders
 from .home import Home
 from .models import ModelLibrary
 from .mongo_database import BLOCKS, MongoDatabase
 from .prober import DatasetProber
-from .queue import declare_indexes
 from .resolver import ClassResolver
-from .runner import Folders, TaskRunner
+from .runner import TaskRunner
 from .script_runner import ScriptTaskRunner
 from .services.mongo import MongoServer, MongoUnavailable
 from .services.postgres import PostgresServer
@@ -52,7 +42,6 @@ from .store.interface import Store
 
 logger = logging.getLogger("trainloom")
 
-DECLARATION_WAIT = 120  # s, for another process that declares the tables
 EVENT_SPOOL_BYTES = 64 << 20  # of events that wait on this node, for one process
 MONGO_TIMEOUT = 10_000  # ms, to find a server
 IN_POD = Path("/var/run/secrets/kubernetes.io")
@@ -144,7 +133,7 @@ def _build(settings: Settings, create_home: bool, cleanup: ExitStack) -> Session
     )
     cleanup.callback(connection.close)
     cleanup.callback(schema.deactivate)
-    _activate(settings, connection, home)
+    declaration.activate(settings, connection, home)
     project_id = project.Project().fetch1("project_id")
     digests = FileDigests(folders.dataset_cache_dir)
     store, note, mongo = _store(settings, home, project_id, folders, digests, cleanup)
@@ -229,89 +218,6 @@ def _check_external_store(connection: HealingConnection) -> None:
         get_store_backend(EXTERNAL_STORE, config=connection._config)
     except Exception as error:
         raise ConfigurationError(f"the DataJoint store {EXTERNAL_STORE} cannot be used: {error}") from error
-
-
-def _activate(settings: Settings, connection: HealingConnection, home: Home | None) -> None:
-    """Bind the tables; declare them first, under a lock, where they are not all there."""
-    if not _declared(settings, connection):
-        with _declaration_lock(settings, connection):
-            if not _declared(settings, connection):
-                _declare(settings, connection)
-                _write_project(settings, home)
-                return
-    schema.activate(settings.schema_name, connection, create=False)
-    stored = _tables_version()
-    if project.GROWN_SINCE <= stored < project.VERSION:
-        schema.deactivate()
-        with _declaration_lock(settings, connection):
-            _declare(settings, connection)
-            if _tables_version() < project.VERSION:
-                project.Project().update1({"project_key": 1, "tables_version": project.VERSION})
-                logger.warning("added the tables of version %d to %s", project.VERSION, settings.schema_name)
-    elif stored != project.VERSION:
-        raise ConfigurationError(
-            f"the tables of {settings.schema_name} are of version {stored}, this trainloom needs {project.VERSION}; "
-            "use the release that made them"
-        )
-
-
-def _declare(settings: Settings, connection: HealingConnection) -> None:
-    """Bind the tables and declare those that are missing; the lock is held."""
-    schema.activate(settings.schema_name, connection, create=True)
-    declare_indexes(training_result.TrainingResult())  # and with them the job table
-    declare_indexes(script_result.ScriptResult())
-
-
-def _tables_version() -> int:
-    return int(project.Project().fetch1("tables_version"))
-
-
-def _declared(settings: Settings, connection: HealingConnection) -> bool:
-    """Whether the last thing that a declaration writes is there."""
-    found = connection.query(
-        "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
-        args=(settings.schema_name, project.Project.table_name),
-    )
-    if not found.fetchone()[0]:
-        return False
-    table = connection.adapter.make_full_table_name(settings.schema_name, project.Project.table_name)
-    return bool(connection.query(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-
-
-def _write_project(settings: Settings, home: Home | None) -> None:
-    """The last step of a declaration. A home's own id is used, so that a store whose tables were lost is still
-    recognised."""
-    own = (
-        uuid.uuid5(uuid.UUID(hex=home.project_id), settings.schema_name)
-        if home is not None and settings.database is None
-        else uuid.uuid4()
-    )
-    project.Project().insert1(
-        {"project_key": 1, "project_id": own.hex, "tables_version": project.VERSION}, skip_duplicates=True
-    )
-
-
-@contextmanager
-def _declaration_lock(settings: Settings, connection: HealingConnection) -> Iterator[None]:
-    """The project's lock in the database: several processes that declare at once get in each other's way."""
-    name = f"trainloom:{settings.schema_name}"
-    postgres = connection.adapter.backend == "postgresql"
-    if postgres:
-        connection.query(f"SET lock_timeout = '{DECLARATION_WAIT}s'")
-        connection.query("SELECT pg_advisory_lock(hashtext(%s))", args=(name,))
-    elif not connection.query("SELECT GET_LOCK(%s, %s)", args=(name, DECLARATION_WAIT)).fetchone()[0]:
-        raise SessionError(
-            f"another process has been declaring the tables of {settings.schema_name} for {DECLARATION_WAIT} s; try "
-            "again"
-        )
-    try:
-        yield
-    finally:
-        connection.query(
-            "SELECT pg_advisory_unlock(hashtext(%s))" if postgres else "SELECT RELEASE_LOCK(%s)", args=(name,)
-        )
-        if postgres:
-            connection.query("SET lock_timeout = DEFAULT")
 
 
 def _store(

@@ -11,8 +11,9 @@ from schemas.checkpoint import Checkpoint
 from schemas.training_result import TrainingResult
 
 from .errors import PipelineError
+from .job_table import enqueue, job_table
 from .live_workers import live_workers
-from .queue import Claim, Queue, enqueue, job_table
+from .queue import Claim, Queue
 from .short_keys import shown
 from .task_kind import KINDS, TRAININGS, TaskKind
 from .task_states import State

@@ -15,7 +15,7 @@ from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 from schemas.warm_start import WarmStart
 
-from .queue import job_table
+from .job_table import job_table
 
 
 class State(StrEnum):

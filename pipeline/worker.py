@@ -19,8 +19,9 @@ from trainers.contract import Stopped
 from . import retry
 from .errors import ConfigurationError, PipelineError
 from .heartbeat import Heartbeat, clock
+from .job_table import enqueue
 from .outlook import Statement
-from .queue import Claim, LeaseLost, Queue, enqueue
+from .queue import Claim, LeaseLost, Queue
 from .queue import Worker as Identity
 from .running import RunningAttempt
 from .stop import StopSignal

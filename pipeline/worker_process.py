@@ -132,8 +132,8 @@ def _work(settings: Settings, assignment: Assignment, place: Place, stop: StopSi
     }
     with connect(settings, create_home=False):
         runner = cast("TaskRunner", services("a worker process").runner)
-        runner.in_pool = True
-        runner.gpus = place.gpus
+        runner.trainers.in_pool = True
+        runner.trainers.gpus = place.gpus
         kinds = served(settings, assignment.table, assignment.restriction)
         tables = [(kind.results(), assignment.restrictions) for kind in kinds]
         shift = runner.new_shift(tables, options, stop, place.name)

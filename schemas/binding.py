@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .errors import NotConnected
@@ -20,12 +20,16 @@ class Probe:
         such lists.
     additional_model_params : parameters the dataset hands to every model.
     example_counts : tier to the number of examples one epoch draws.
+    companions : files that belong to the data file, name beside it to sha256.
+    origin : where the data come from, as far as the dataset class can tell.
     """
 
     input_shape: Any
     output_shape: Any
     additional_model_params: dict[str, Any]
     example_counts: dict[str, int]
+    companions: dict[str, str] = field(default_factory=dict)
+    origin: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import datajoint as dj
@@ -12,7 +13,7 @@ from .config_table import ClassSlot, ConfigTable, class_slot
 from .hashing import text_of
 from .identity import Identity
 from .keys import Keys
-from .schema import schema
+from .schema import Connected, schema
 
 TIERS = ("train", "validation", "test")
 
@@ -51,6 +52,16 @@ class DatasetConfig(ConfigTable, dj.Manual):
     dataset_config_text             : json         # the text the key was made of
     """
 
+    class Origin(Connected, dj.Part):
+        """What a data file says of itself: the files that belong to it, and where its content comes from."""
+
+        definition = """
+        -> master
+        ---
+        dataset_companions : json  # files beside the data file, name to sha256
+        dataset_origin     : json  # of packed data: source and options
+        """
+
     key_column = "dataset_config_md5_hash"
     text_column = "dataset_config_text"
     label = "dataset_config"
@@ -84,22 +95,40 @@ class DatasetConfig(ConfigTable, dj.Manual):
         checked = list(identities)  # all of them, before the first data file is opened
         stored = self._stored()
         probes: dict[str, Probe] = {}
+        found: list[Probe | None] = []
         for identity, extra in checked:
             known = stored(identity)
-            if known.find(identity)[0] not in known.rows:
-                extra.update(self._probed(identity, probes))
-        return super()._insert_identities(checked)
+            is_new = known.find(identity)[0] not in known.rows
+            found.append(self._probed(identity, probes) if is_new else None)
+            if (probe := found[-1]) is not None:
+                extra.update(
+                    input_shape=probe.input_shape,
+                    output_shape=probe.output_shape,
+                    additional_model_params=probe.additional_model_params,
+                    example_counts=probe.example_counts,
+                )
+        if not any(probe is not None and (probe.companions or probe.origin) for probe in found):
+            return super()._insert_identities(checked)
+        # A store's garbage collection must never see the row without the files that belong to its data file.
+        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+            keys = super()._insert_identities(checked)
+            self._insert_origins(keys, found)
+        return keys
 
-    def _probed(self, identity: Identity, probes: dict[str, Probe]) -> dict[str, Any]:
+    def _insert_origins(self, keys: Keys, found: Iterable[Probe | None]) -> None:
+        self.Origin().insert(
+            (
+                {**key, "dataset_companions": probe.companions, "dataset_origin": probe.origin}
+                for key, probe in zip(keys, found, strict=True)
+                if probe is not None and (probe.companions or probe.origin)
+            ),
+            skip_duplicates=True,
+        )
+
+    def _probed(self, identity: Identity, probes: dict[str, Probe]) -> Probe:
         params = {column: {**bound.complete, **bound.run} for column, bound in identity.bound.items()}
         row = {**identity.fields, **params}
         content = text_of(row)
         if content not in probes:
             probes[content] = services(type(self).__name__).prober.probe(row, self.directories)
-        probe = probes[content]
-        return {
-            "input_shape": probe.input_shape,
-            "output_shape": probe.output_shape,
-            "additional_model_params": probe.additional_model_params,
-            "example_counts": probe.example_counts,
-        }
+        return probes[content]

@@ -51,6 +51,6 @@ def deactivate() -> None:
             table._heading = None
             table.database = None
         if issubclass(master, dj.Computed):
-            master._jobs = None  # kept by `pipeline.queue.job_table`
+            master._jobs = None  # kept by `pipeline.job_table.job_table`
     schema.database = None
     schema.connection = None

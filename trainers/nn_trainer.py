@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from typing import Any, ClassVar, Literal
@@ -14,18 +13,18 @@ from torch import nn
 
 from trainers import batch as batches
 from trainers import metrics as metric_registry
-from trainers import numerics, process_group, randomness
+from trainers import numerics, process_group
 from trainers.best_weights import BestWeights
 from trainers.checkpoint_policy import CheckpointPolicy
 from trainers.contract import Checkpoints, Progress, Reporter, Stop, Stopped, TrainerError
 from trainers.epoch_losses import EpochLosses
+from trainers.epochs import Epochs
 from trainers.group_watch import GroupWatch
 from trainers.histories import LOSS, Histories
 from trainers.learner import Learner
-from trainers.loader_position import rest_of_epoch, tell_epoch
+from trainers.loader_position import tell_epoch
 from trainers.parameter_history import ParameterHistory
-from trainers.scoring import Scoring, TierScore, require_batches
-from trainers.share import sharing
+from trainers.scoring import Scoring, TierScore
 from trainers.trainer_options import TrainerOptions, takes_options
 from trainers.training_state import TrainingState
 from trainers.watch import Watch
@@ -159,7 +158,6 @@ class NNTrainer:
             criterion_class_params=criterion_class_params,
             scheduler_class=scheduler_class,
         )
-        self._share = sharing(self._group)
         self._split_loaders()
         self._begin()
         if not self._resume() and initial_weights is not None:
@@ -188,10 +186,11 @@ class NNTrainer:
         if self.reporter is not None:
             self.reporter.started(self.epochs_done, self.max_epoch)
         self._watch = self._new_watch()
+        epochs = self._new_epochs()
         try:
             with self._numerics():
-                self._train()
-                self._finish()
+                epochs.train()
+                self._finish(epochs)
         except Stopped:
             self._state.interrupt()
             raise
@@ -305,137 +304,28 @@ class NNTrainer:
         watched = (self.checkpoints, self.stop, self.progress, schedule, retention, lambda: self._state.pack(settings))
         return GroupWatch(self._group, *watched) if together else Watch(*watched)
 
-    def _train(self) -> None:
-        """Train the epochs that do not lie behind."""
-        state = self._state
-        if state.resumed is not None:
-            randomness.restore(state.resumed, self.device)
-            tell_epoch(self.validation_dataloader, len(self._histories.steps), resumed=True)
-        for epoch in range(self.epochs_done, self.max_epoch):
-            if not len(state.losses) and self._ends_early():  # an epoch that was begun is ended
-                break
-            validations = len(self._histories.steps)
-            values = self._finish_epoch(*self._epoch(epoch))
-            if self.reporter is not None:
-                self.reporter.epoch_finished(epoch, values)
-            if self._watch is not None:
-                was_validated = len(self._histories.steps) > validations
-                self._watch.after_epoch(self.epochs_done, self._histories.score if was_validated else None)
-
-    def _ends_early(self) -> bool:
-        """Whether the training stops before its limit of epochs; says why."""
-        histories, metric = self._histories, self._options.stopping_metric
-        best = histories.best(metric)
-        if best is None:
-            return False
-        by_epoch = len(histories.steps) == self.epochs_done
-        reason = self._options.reason(
-            best=best,
-            scores=histories.points[metric],
-            direction=self.metric_directions[metric],
-            training_losses=histories.training_by_point,
-            validation_losses=histories.points[LOSS],
-            unit="epoch" if by_epoch else "validation",
+    def _new_epochs(self) -> Epochs:
+        return Epochs(
+            self._options,
+            learner=self._learner,
+            state=self._state,
+            histories=self._histories,
+            best=self._best,
+            group=self._group,
+            device=self.device,
+            seed=self.seed,
+            max_epoch=self.max_epoch,
+            train_dataloader=self.train_dataloader,
+            validation_dataloader=self.validation_dataloader,
+            directions=self.metric_directions,
+            validate=self.validate,
+            reporter=self.reporter,
+            watch=self._watch,
         )
-        if reason is None:
-            return False
-        self.choices["early_stop"] = f"after epoch {self.epochs_done}: {reason}"
-        return True
 
-    def _epoch(self, epoch: int) -> tuple[float, float]:
-        """Train through the rest of the training tier; returns the epoch's mean criterion and regularization loss."""
-        learner, state = self._learner, self._state
-        step, losses, after_batch, share = learner.step, state.losses, self._after_batch(), self._share
-        learner.training_mode()
-        randomness.seed(randomness.epoch_seed(self.seed, epoch, self._group.rank))
-        rest = rest_of_epoch(self.train_dataloader, epoch, len(losses), state.resumed, self.device)
-        state.resumed = state.random_states = None
-        self._validate_if_due()  # where a validation within the epoch was interrupted
-        for batch in rest:
-            inputs, targets, size, weight = share(batch)
-            losses.add(*step(inputs, targets, weight), size)
-            if after_batch is not None:
-                after_batch(epoch, len(losses))
-        require_batches(losses, "training")
-        learner.update.end_epoch()
-        if self._group.size > 1:
-            losses = self._of_whole_batches(losses)
-        means = losses.means()
-        if not all(map(math.isfinite, means)):
-            raise TrainerError(
-                f"The training loss became infinite or not a number in epoch {epoch + 1} of {self.max_epoch}, step "
-                f"{losses.first_non_finite() + 1} of {len(losses)}; check the data and the learning rate."
-            )
-        learner.averaging.after_epoch(epoch + 1)
-        self._scoring_begins()
-        return means
-
-    def _of_whole_batches(self, losses: EpochLosses) -> EpochLosses:
-        """The losses of an epoch of all ranks together."""
-        order = getattr(self.train_dataloader, "order_checksum", None)
-        found = self._group.gather({"losses": losses.state(), "order": order})
-        if any(of_rank["order"] != order for of_rank in found):
-            raise TrainerError(
-                "The devices have read the training tier in different orders; let its sampler draw from the global "
-                "generators of torch, NumPy or Python, or from its seed and epoch alone."
-            )
-        return EpochLosses.joined([of_rank["losses"] for of_rank in found])
-
-    def _after_batch(self) -> Callable[[int, int], None] | None:
-        """What is to be called after each batch of training with the epoch and the batches of it that lie behind."""
-        watch = self._watch
-        if not self._options.validation_steps:
-            return None if watch is None else watch.after_batch
-
-        def watched_and_validated(epoch: int, step: int) -> None:
-            if watch is not None:
-                watch.after_batch(epoch, step)
-            self._validate_if_due()
-
-        return watched_and_validated
-
-    def _finish_epoch(self, training_loss: float, regularization_loss: float) -> dict[str, float]:
-        """Validate if that is due and record the epoch; returns the epoch's values by name."""
-        state, histories = self._state, self._histories
-        due = self._options.due_after_epoch(state.epochs_done + 1, self.max_epoch)
-        if due and state.steps > histories.last_step:
-            self._validated()
-        validation = histories.record_epoch(training_loss, regularization_loss)
-        self._learner.learning_rate.after_epoch()
-        state.end_epoch()
-        return {
-            "training_loss": training_loss,
-            "regularization_loss": regularization_loss,
-            **{f"validation_{name}": value for name, value in validation.items()},
-        }
-
-    def _validate_if_due(self) -> None:
-        """Validate within an epoch, if that is due after so many batches and not yet done."""
-        state = self._state
-        if self._options.due_after_step(state.steps) and state.steps > self._histories.last_step:
-            self._scoring_begins()
-            self._validated()
-            state.random_states = None
-            self._learner.training_mode()
-
-    def _validated(self) -> None:
-        """Validate, record that, and keep the weights if they are the best."""
-        result = self._learner.averaging.result
-        with self._learner.objective.calling(result):
-            values = self.validate()
-        if self._histories.record_validation(self._state.steps, values):
-            self._state.best_epoch = self.epochs_done
-            self._best.keep(result)
-        self._learner.learning_rate.after_validation(self._histories.score)
-
-    def _scoring_begins(self) -> None:
-        """Scoring is begun anew after an interruption, with the random states of now."""
-        if self._watch is not None:
-            self._state.random_states = randomness.capture(self.device)
-
-    def _finish(self) -> None:
+    def _finish(self, epochs: Epochs) -> None:
         """Write the best weights and score them."""
-        self._scoring_begins()
+        epochs.scoring_begins()
         self.load_best_performing_model()
         if self._learner.averaging.mixes_statistics(self.best_epoch):
             self._recompute_statistics()

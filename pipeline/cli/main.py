@@ -32,6 +32,7 @@ COMMANDS = (
     "model",
     "data",
     "store",
+    "k8s",
 )
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import datajoint as dj
 
-from pipeline.queue import declare_indexes
+from pipeline.job_table import declare_indexes
 
 scratch = dj.Schema()
 

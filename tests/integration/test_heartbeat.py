@@ -23,7 +23,7 @@ import torch
 from pipeline.connection import HealingConnection, open_connection
 from pipeline.errors import PipelineError
 from pipeline.heartbeat import Heartbeat, Lease
-from pipeline.queue import job_table
+from pipeline.job_table import job_table
 from pipeline.services import PostgresServer
 from pipeline.services.process import has_gone, wait_until
 from pipeline.session import Session

@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from pipeline.queue import Queue, job_table
+from pipeline.job_table import job_table
+from pipeline.queue import Queue
 from pipeline.script_queue import run_one
 from pipeline.script_runner import ScriptsNotAllowed
 from schemas.attempt import Attempt
@@ -301,7 +302,7 @@ def test_a_script_ends_when_its_lease_is_lost(impatience: None, open_session: An
 INTERFERE = """
 import sys
 from trainloom import ScriptResult, ScriptTask, connect
-from pipeline.queue import job_table
+from pipeline.job_table import job_table
 change, key = sys.argv[1:]
 with connect(create_home=False) as session:
     jobs = job_table(ScriptResult()) & {"script_task_md5_hash": key}

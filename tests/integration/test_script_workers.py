@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.queue import job_table
+from pipeline.job_table import job_table
 from schemas.attempt import Attempt
 from schemas.script_result import ScriptResult
 from schemas.script_task import ScriptTask

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.queue import Claim, Queue, enqueue
+from pipeline.job_table import enqueue
+from pipeline.queue import Claim, Queue
 from pipeline.queue import Worker as Identity
 from pipeline.session import Session
 from pipeline.shift import Shift

@@ -25,7 +25,7 @@ from pipeline.task_states import TASK_KEY, State
 from pipeline.training_curve import TrainingCurve, finished_curve, present_attempts
 from schemas.attempt import Attempt
 from tests.integration.small_tasks import DROPOUT, EPOCHS, SEEDS, SHUFFLED, insert
-from trainers.nn_trainer import NNTrainer
+from trainers.epochs import Epochs
 from trainloom import DatasetConfig, TrainingResult
 
 
@@ -86,15 +86,15 @@ def test_a_training_that_runs_is_told_with_its_worker(
     """Looked at from within, at the end of its second epoch."""
     (key,) = (key[TASK_KEY] for key in insert(postgres_session, SEEDS[:1]))
     looks: list[Any] = []
-    finish = NNTrainer._finish_epoch
+    finish = Epochs._finish_epoch
 
     def looked_at(self: Any, *losses: Any) -> Any:
-        if self.epochs_done == 1:
+        if self._state.epochs_done == 1:
             followed = FollowedTraining.of(postgres_session.events, key)
             looks.append((followed.look(), followed))
         return finish(self, *losses)
 
-    monkeypatch.setattr(NNTrainer, "_finish_epoch", looked_at)
+    monkeypatch.setattr(Epochs, "_finish_epoch", looked_at)
     TrainingResult().populate(reserve_jobs=True)
     ((look, followed),) = looks
     assert look.state is State.RUNNING

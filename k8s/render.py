@@ -1,0 +1,21 @@
+"""Values to Kubernetes objects. Pure: nothing is read, nothing is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import access, config, job
+from .values import Values
+
+
+def render(values: Values) -> list[dict[str, Any]]:
+    """The objects of a project's workers: ConfigMap, ServiceAccounts, Role, RoleBinding, an example Secret, Jobs.
+
+    The example Secret has a name of its own, so that applying it never overwrites the real one.
+    """
+    return [
+        config.config_map(values),
+        *access.objects(values),
+        *config.example_secrets(values),
+        *job.jobs(values),
+    ]

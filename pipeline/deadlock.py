@@ -1,0 +1,26 @@
+"""Deadlocks: the database breaks off one of the transactions that wait for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+DEADLOCK_TRIES = 10
+T = TypeVar("T")
+
+
+def untangled(transact: Callable[[], T]) -> T:
+    """Run a transaction again that the database broke off to resolve a deadlock; what it did was undone."""
+    for _ in range(DEADLOCK_TRIES - 1):
+        try:
+            return transact()
+        except Exception as error:
+            if not is_deadlock(error):
+                raise
+    return transact()
+
+
+def is_deadlock(error: BaseException) -> bool:
+    """Whether the database chose this transaction as the victim of a deadlock (SQLSTATE class 40; MySQL 1205, 1213)."""
+    code = getattr(error, "pgcode", None) or (error.args[0] if error.args else None)
+    return code in ("40001", "40P01", 1205, 1213)
