@@ -14,7 +14,7 @@ import numpy as np
 from datasets_impl.block_cache import BlockCache
 from datasets_impl.contract import DatasetError
 from datasets_impl.mongo_access import ExamplesUnavailable, MongoAccess
-from datasets_impl.mongo_index import Source, TierIndex, columns_of
+from datasets_impl.mongo_index import Source, TierIndex, columns_of, forget
 
 Arrays = dict[str, np.ndarray]
 
@@ -207,6 +207,7 @@ class MongoTier:
         return arrays
 
     def _changed(self) -> DatasetError:
+        forget(self._access, self._source)
         return DatasetError(
             f"{self} has changed since it was recorded: bring the examples back, or insert the dataset as a new "
             "configuration."

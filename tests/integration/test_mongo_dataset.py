@@ -169,7 +169,6 @@ def test_the_next_epoch_comes_from_the_nodes_cache(mongo: MongoDatabase, queries
     blocks = list(mongo.cache_folder.glob("??/*"))
     assert len(blocks) == sum(-(-count // BLOCK) for count in (210, 60, 30))
     assert found[7][0].tolist() == train_rows()[7]["inputs"].tolist()
-    mongo.close()
     assert len(queries) == 3
     for path in blocks:
         path.unlink()
@@ -311,6 +310,7 @@ def test_data_that_changed_are_noticed_at_training(mongo: MongoDatabase) -> None
     found = MongoDataset(recorded, "", "train", memory_budget=0)
     with pytest.raises(DatasetError, match="tier 'train' of mongo:numbers has changed since it was recorded"):
         found[0]
+    assert MongoDataset.fingerprint(Path("mongo:numbers")) != recorded["dataset_file_sha256"]  # it can be inserted anew
     documents.update_one({"_id": 0}, {"$set": {"targets": 0}})
     assert found[0][1] == 0
     documents.delete_one({"_id": 7})
