@@ -23,6 +23,8 @@ PAIRS = {
     "store_transfer": 15,
     "mongo_data": 15,
     "model_search": 30,
+    "packed_reading": 15,
+    "streaming": 15,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

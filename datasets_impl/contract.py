@@ -39,6 +39,10 @@ class PipelineDataset(Dataset[Any], ABC):
       torch (CPU), NumPy (legacy) and Python from (seed, epoch, index) before each example (for `__getitems__`: from
       seed, epoch and all its indices before each batch), so that augmentation gives the same values whatever the
       number of loader processes. Generators that a dataset makes for itself are its own business.
+    - `draws_per_example`: with `__getitems__`, how many random numbers an example takes; above 0 the method is called
+      as `__getitems__(indices, draws)`, `draws` being float64 of shape (k, draws_per_example), uniform in [0, 1) and
+      dependent on seed, epoch and each index alone. This takes the place of `draws_randomness`.
+    - `drop_last = False`: training keeps a short last batch.
     - `preload()`: called once in the parent before loader processes start, for what they should share.
     - `get_output_shape()`: the shape of a model's output, one example, where the target does not tell it.
     - `companion_files(path)`, a classmethod: the files that belong to the data file at `path`, as {name beside it:
@@ -47,6 +51,8 @@ class PipelineDataset(Dataset[Any], ABC):
     - `origin(path)`, a classmethod: where the data come from, a JSON object that is kept with the configuration.
     - `reads_mongodb = True`: the dataset uses what `mongo_access` lends; the processes of a training on several devices
       are lent it too.
+    - `function_params`, a frozenset of parameters that name functions as `my_package.my_module:my_function`: the class
+      is built with the functions themselves, of allow-listed packages.
     - `get_labels()`: the class of every example, an int64 tensor of shape (len,), for class-balanced sampling.
     """
 

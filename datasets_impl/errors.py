@@ -28,8 +28,13 @@ class StepError(StreamingError):
         traceback_text: the traceback as the worker saw it.
     """
 
-    def __init__(self, message: str, *, step: str, batch: int | None, worker: int, traceback_text: str = "") -> None:
-        super().__init__(f"{message}\n{traceback_text}".rstrip())
+    # With defaults, since an exception is rebuilt in another process from its message first.
+    def __init__(
+        self, message: str, step: str = "", batch: int | None = None, worker: int = 0, traceback_text: str = ""
+    ) -> None:
+        super().__init__(message)
+        if traceback_text:
+            self.add_note(traceback_text)
         self.step = step
         self.batch = batch
         self.worker = worker

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, default_collate
 
 from datasets_impl.contract import BatchShare, DatasetError, check_tier, share_of
-from datasets_impl.randomness import mix, preserved_global_randomness, seed_global_randomness
+from datasets_impl.randomness import mix, preserved_global_randomness, seed_global_randomness, uniform_draws
 from datasets_impl.samplers import EpochSampler, SeededSampler, split_into_batches
 
 
@@ -29,10 +29,14 @@ class BatchReader(Dataset[Any]):
         self._reads_batches = hasattr(dataset, "__getitems__")
         self._draws = bool(getattr(dataset, "draws_randomness", True))
         self._takes_tensors = self._reads_batches and bool(getattr(dataset, "takes_index_tensors", False))
+        self._draws_per_example = int(getattr(dataset, "draws_per_example", 0)) if self._reads_batches else 0
 
     def read(self, epoch: int, indices: torch.Tensor) -> Any:
         """Return the collated batch of the examples at `indices`, int64 of shape (k,)."""
         chosen = indices if self._takes_tensors else indices.tolist()
+        if self._draws_per_example:
+            draws = uniform_draws(self.seed, epoch, indices, self._draws_per_example)
+            return self.collate(self.dataset.__getitems__(chosen, draws))
         if not self._draws:
             return self.collate(self._examples(chosen))
         with preserved_global_randomness():
@@ -261,8 +265,8 @@ def build_loader(
 ) -> BatchLoader:
     """Make the loader of one tier.
 
-    By default train is shuffled unless a sampler is given, validation and test never; train drops a short last batch,
-    the others keep it.
+    By default train is shuffled unless a sampler is given, validation and test never; train drops a short last batch
+    unless the dataset has `drop_last = False`, the others keep it.
 
     Args:
         dataset: see `contract.PipelineDataset`.
@@ -286,7 +290,8 @@ def build_loader(
         raise DatasetError("shuffle and a sampler both decide the order: give only one of them.")
     if sampler is None:
         sampler = EpochSampler(len(dataset), seed=seed, shuffle=tier == "train" if shuffle is None else shuffle)
-    if tier == "train" and len(sampler) < batch_size:
+    drop_last = tier == "train" and bool(getattr(dataset, "drop_last", True))
+    if drop_last and len(sampler) < batch_size:
         raise DatasetError(
             f"tier 'train' gives {len(sampler)} examples per epoch, fewer than one batch of {batch_size}, and its "
             "short last batch is dropped: choose a smaller batch_size."
@@ -295,7 +300,7 @@ def build_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        drop_last=tier == "train",
+        drop_last=drop_last,
         seed=seed,
         num_workers=num_workers,
         pin_memory=pin_memory,

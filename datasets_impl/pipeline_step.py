@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,14 @@ class StepRunner:
         Raises:
             StreamingError: it has not as many items as asked, or is nothing that has a length.
         """
-        results = self.call(items)
+        return self.checked(batch, items, self.call(items))
+
+    def checked(self, batch: int, items: Any, results: Any) -> Any:
+        """Return the results, if they have the length that they must have.
+
+        Raises:
+            StreamingError: they have not.
+        """
         try:
             count = len(results)
         except TypeError as error:
@@ -159,6 +167,11 @@ def _checked(name: str, workers: int, worker_args: list[Any] | None, queue: int,
     if len(worker_args) < workers:
         raise StreamingError(
             f"step {shown!r} has {workers} workers and arguments for {len(worker_args)}: give some for each."
+        )
+    if len(worker_args) > workers:
+        warnings.warn(
+            f"step {shown!r} has {workers} workers and arguments for {len(worker_args)}: the last ones are not used.",
+            stacklevel=6,
         )
     return PipelineStep(name, step, workers, queue, tuple(_arguments(given, shown) for given in worker_args))
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+_GOLDEN = np.uint64(0x9E37_79B9_7F4A_7C15)  # 2**64 / golden ratio, odd
+
 
 def mix(seed: int, *numbers: int) -> int:
     """Derive an independent seed from a seed and any numbers, such as (seed, epoch, index).
@@ -20,6 +22,33 @@ def mix(seed: int, *numbers: int) -> int:
     text = ",".join(str(int(number)) for number in (seed, *numbers))
     digest = hashlib.blake2b(text.encode("ascii"), digest_size=8, person=b"trainloom-seed").digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def uniform_draws(seed: int, epoch: int, indices: torch.Tensor, count: int) -> torch.Tensor:
+    """Uniform numbers in [0, 1) that depend on (seed, epoch, index) and their place alone.
+
+    The finalizer of SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") on
+    counters: first of the example, then of the number. The upper 53 bits of each result are used.
+
+    Args:
+        indices: of examples, int64 of shape (k,).
+        count: how many numbers each example gets.
+
+    Returns:
+        float64 of shape (k, count).
+    """
+    base = np.uint64(mix(seed, epoch))
+    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is what is meant
+        of_example = _split_mix(base + (indices.numpy().astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+        places = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+        bits = _split_mix(of_example[:, None] + places[None, :])
+    return torch.from_numpy((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _split_mix(numbers: np.ndarray) -> np.ndarray:
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def seed_global_randomness(value: int) -> None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import __main__
 from datasets_impl.errors import StreamingError, WorkerLostError
-from datasets_impl.memory_segment import SegmentPool
-from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError
+from datasets_impl.memory_segment import SegmentPool, SpareSegments
+from datasets_impl.object_channel import BUNDLED, ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
 from datasets_impl.pipeline_step import PipelineStep
 from datasets_impl.step_process import NO_BATCH, PLACE, HandedFd, WorkerRecipe, main
 from datasets_impl.worker_crew import Failure, Result
@@ -62,11 +62,13 @@ class ProcessCrew:
 
     def __init__(self, branches: Sequence[Sequence[PipelineStep]], aligned: bool) -> None:
         self._owner = os.getpid()
-        self._pool = SegmentPool()
+        self._spare = SpareSegments()
+        self._pool = SegmentPool(self._spare)
         self._workers: list[tuple[PipelineStep, int, SpawnProcess]] = []
         self._inlets: list[ObjectChannel] = []
         self._room = [steps[0].queue for steps in branches]
-        self._room_fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in branches]
+        self._room_fds: list[int] = []
+        self._sentinels: set[int] = set()
         self._unsent: dict[int, Parcel] = {}
         self._poll = select.poll()
         heard, said = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -97,10 +99,13 @@ class ProcessCrew:
         outlet: socket.socket,
         places: HandedFd,
     ) -> None:
+        self._room_fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in steps]
+        # Several senders ask for one place at a time, so that none keeps places that another needs.
+        kinds = [os.EFD_SEMAPHORE if step.workers > 1 else 0 for step in steps[:-1]]
         rooms = [
             self._room_fds[branch],
-            *(os.eventfd(step.queue, os.EFD_SEMAPHORE | os.EFD_CLOEXEC) for step in steps[1:]),
+            *(os.eventfd(step.queue, kind | os.EFD_CLOEXEC) for step, kind in zip(steps[1:], kinds, strict=True)),
         ]
         levels = _log_levels()
         first = pairs[0][0]
@@ -117,9 +122,12 @@ class ProcessCrew:
                         branch=branch,
                         inlet=pairs[place][1],
                         inlet_room=HandedFd(rooms[place]),
+                        told_after=max(1, step.queue // 2 // step.workers),
+                        together=_together(steps[place : place + 2]),
                         onward=None if last else pairs[place + 1][0],
                         onward_room=None if last else HandedFd(rooms[place + 1]),
                         outlet=outlet,
+                        spare=self._spare,
                         places=places,
                         place=len(self._workers),
                         log_levels=levels,
@@ -137,12 +145,16 @@ class ProcessCrew:
     def _start(self, step: PipelineStep, worker: int, recipe: WorkerRecipe) -> None:
         context = multiprocessing.get_context("spawn")
         process = context.Process(target=main, args=(recipe,), name=f"{step.name}-{worker}", daemon=True)
+        # Held back until the worker ignores it: Ctrl-C while it starts would make it print a traceback of its own.
+        held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
         except AssertionError as error:
             raise StreamingError(
                 "this process may start no others, as it is a worker itself (of a loader, say): use threads here."
             ) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
         self._workers.append((step, worker, process))
 
     def _watch(self) -> None:
@@ -150,6 +162,7 @@ class ProcessCrew:
         for fd in self._room_fds:
             self._poll.register(fd, select.POLLIN)
         for _, _, process in self._workers:
+            self._sentinels.add(process.sentinel)
             self._poll.register(process.sentinel, select.POLLIN)
 
     def has_room(self) -> bool:
@@ -163,6 +176,8 @@ class ProcessCrew:
         for branch in range(len(self._inlets)):
             try:
                 parcel = Parcel((batch, items), self._pool)
+            except OSError:
+                raise  # no memory, no file descriptor: nothing that the items could change
             except Exception as error:
                 raise StreamingError(
                     f"minibatch {batch} cannot be sent to another process ({error}): give items that can be pickled, "
@@ -171,37 +186,42 @@ class ProcessCrew:
             self._room[branch] -= 1
             self._post(branch, parcel)
 
-    def get(self, block: bool) -> Result | None:
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
         """Return the next result, or None; see `WorkerCrew`."""
-        lost = None
+        lost = False
         while True:
             try:
                 found = self._receive()
             except BlockingIOError:
-                if lost is not None:
-                    self._throw_lost(*lost)
+                if lost:
+                    self._throw_lost()
             else:
                 if found is not None:
                     return found
                 continue
             if not block:
                 return None
-            self._poll.poll(LOOK_SECONDS * 1000)
+            events = self._poll.poll(LOOK_SECONDS * 1000)
+            if not events or not self._sentinels.isdisjoint(fd for fd, _ in events):
+                lost = any(process.exitcode is not None for _, _, process in self._workers)
             for branch, parcel in list(self._unsent.items()):
                 self._post(branch, parcel)
-            lost = self._lost()
-            if self._count_room():
+            if self._count_room() and or_room:
                 return None
 
     def _receive(self) -> Result | None:
         """Return a result if one is there, and see to everything else that is."""
         try:
             found = self._outlet.receive()
-        except EOFError:
-            # Every worker closed its end: each of them is gone, or about to be.
-            raise BlockingIOError from None
-        if type(found) is Result:
-            return found
+        except PeerGoneError:
+            # Every worker closed its end, so that each of them is gone, or about to be.
+            self._throw_lost()
+        except UnreadableMessageError as error:
+            raise StreamingError(
+                f"a result cannot be rebuilt in the caller's process ({error}): return others, or use threads."
+            ) from error
+        if type(found) is tuple:
+            return Result(*found)
         if type(found) is Failure:
             _rebuilt(found).throw()
         _log(found)
@@ -232,17 +252,23 @@ class ProcessCrew:
             found = True
         return found
 
-    def _lost(self) -> tuple[PipelineStep, int, int] | None:
-        """A worker that has ended: which, and where it stands among all."""
-        for place, (step, worker, process) in enumerate(self._workers):
-            if process.exitcode is not None:
-                return step, worker, place
-        return None
+    def _throw_lost(self) -> NoReturn:
+        """Raise the error of the worker that ended first, or of the likeliest.
 
-    def _throw_lost(self, step: PipelineStep, worker: int, place: int) -> NoReturn:
-        exitcode = self._workers[place][2].exitcode or 0
-        (number,) = PLACE.unpack_from(self._places, place * PLACE.size)
-        batch = None if number == NO_BATCH else number
+        Its neighbours end by themselves, with exit code 0: those before it as nobody takes what they send, those after
+        it as nobody sends any more, perhaps before its own end can be seen.
+        """
+        places = range(len(self._workers))
+        deadline = time.monotonic() + LOOK_SECONDS
+        for _, _, process in self._workers:
+            if not any(map(self._exitcode, places)):
+                process.join(max(0.0, deadline - time.monotonic()))
+        ended = [place for place in places if self._workers[place][2].exitcode is not None]
+        place = max(
+            ended or places, key=lambda place: (self._exitcode(place) != 0, self._batch_at(place) is not None, place)
+        )
+        step, worker, _ = self._workers[place]
+        exitcode, batch = self._exitcode(place), self._batch_at(place)
         how = f"was killed by {_signal_name(-exitcode)}" if exitcode < 0 else f"ended with exit code {exitcode}"
         where = "between minibatches" if batch is None else f"in minibatch {batch}"
         hint = " (as when memory runs out)" if exitcode == -signal.SIGKILL else ""
@@ -250,6 +276,13 @@ class ProcessCrew:
             hint = ' (a script has to start pipelines under if __name__ == "__main__":)'
         message = f"worker {worker} of step {step.name!r} {how} {where}{hint}."
         raise WorkerLostError(message, step=step.name, batch=batch, worker=worker)
+
+    def _exitcode(self, place: int) -> int:
+        return self._workers[place][2].exitcode or 0
+
+    def _batch_at(self, place: int) -> int | None:
+        (batch,) = PLACE.unpack_from(self._places, place * PLACE.size)
+        return None if batch == NO_BATCH else int(batch)
 
     def close(self, finished: bool) -> None:
         """End all processes: by themselves after the last minibatch (`finished`), or at once."""
@@ -273,6 +306,7 @@ class ProcessCrew:
         self._outlet.close()
         self._unsent.clear()
         self._pool.close()
+        self._spare.close()
         for fd in self._room_fds:
             os.close(fd)
         self._room_fds.clear()
@@ -282,7 +316,7 @@ class ProcessCrew:
         while (left := deadline - time.monotonic()) > 0:
             try:
                 found = self._outlet.receive()
-            except EOFError:
+            except PeerGoneError:
                 break
             except BlockingIOError:
                 self._poll.poll(left * 1000)
@@ -291,6 +325,15 @@ class ProcessCrew:
                 _log(found)
         for _, _, process in self._workers:
             process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _together(steps: Sequence[PipelineStep]) -> int:
+    """How many results of the first step may travel in one packet to the second, or from the last step to the caller.
+
+    One process receives a packet: several workers get one minibatch each, so that all have work."""
+    if steps[-1].workers > 1 and len(steps) > 1:
+        return 1
+    return min(BUNDLED, max(1, min(step.queue for step in steps) // 2))
 
 
 def _rebuilt(failure: Failure) -> Failure:

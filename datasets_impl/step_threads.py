@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 JOIN_SECONDS = 10.0  # for which the call that a worker is in may still last; a thread cannot be ended from outside
 
-_ROOM = object()  # stands among the results when a first queue has room again
+_ROOM = object()  # stands among the results when a first queue has room again, and this is waited for
 
 
 class BoundedQueue:
@@ -38,9 +38,9 @@ class BoundedQueue:
         self._free.get()
         self._waiting.put(task)
 
-    def put_unasked(self, task: Any) -> None:
-        """Append a task where the place was asked for already."""
-        self._waiting.put(task)
+    def has_room(self) -> bool:
+        """Whether a place is free."""
+        return not self._free.empty()
 
     def taken(self) -> None:
         """Say that a task was taken out."""
@@ -61,7 +61,7 @@ class ThreadCrew:
         self._stopped = False
         self._threads: list[threading.Thread] = []
         self._queues = [[BoundedQueue(step.queue) for step in steps] for steps in branches]
-        self._room = [steps[0].queue for steps in branches]
+        self._wants_room = False
         self._waiters = sum(step.workers for steps in branches for step in steps)
         try:
             for branch, steps in enumerate(branches):
@@ -73,7 +73,7 @@ class ThreadCrew:
 
     def _start_step(self, branch: int, place: int, step: PipelineStep, aligned: bool) -> None:
         queues = self._queues[branch]
-        taken = queues[place].taken if place else self._room_again(branch)
+        taken = queues[place].taken if place else self._taken_from(queues[place])
         forward = queues[place + 1].put if place + 1 < len(queues) else self._result_of(branch)
         for worker in range(step.workers):
             thread = threading.Thread(
@@ -85,9 +85,14 @@ class ThreadCrew:
             thread.start()
             self._threads.append(thread)
 
-    def _room_again(self, branch: int) -> Callable[[], None]:
-        put = self._results.put
-        return lambda: put((_ROOM, branch, None))
+    def _taken_from(self, first: BoundedQueue) -> Callable[[], None]:
+        def taken() -> None:
+            first.taken()
+            if self._wants_room:
+                self._wants_room = False
+                self._results.put(_ROOM)
+
+        return taken
 
     def _result_of(self, branch: int) -> Callable[[Any], None]:
         put = self._results.put
@@ -116,24 +121,28 @@ class ThreadCrew:
 
     def has_room(self) -> bool:
         """Whether the first queue of every branch takes another minibatch now."""
-        return 0 not in self._room
+        return all(queues[0].has_room() for queues in self._queues)
 
     def put(self, batch: int, items: Any) -> None:
         """Send a minibatch to every branch; only after `has_room`."""
-        for branch, queues in enumerate(self._queues):
-            self._room[branch] -= 1
-            queues[0].put_unasked((batch, items))
+        for queues in self._queues:
+            queues[0].put((batch, items))
 
-    def get(self, block: bool) -> Result | None:
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
         """Return the next result, or None; see `WorkerCrew`."""
-        if not block and self._results.empty():
-            return None
-        found = self._results.get()
+        results = self._results
+        if results.empty():
+            if not block:
+                return None
+            # Said before it is looked for: a place that becomes free after the look is told of.
+            self._wants_room = or_room
+            if or_room and self.has_room():
+                return None
+        found = results.get()
         if type(found) is Result:
             return found
         if type(found) is Failure:
             found.throw()
-        self._room[found[1]] += 1
         return None
 
     def close(self, finished: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 from datasets_impl.data_container import DataContainer as DataContainer
 from datasets_impl.data_container import StripAbsentValues as StripAbsentValues
@@ -17,6 +17,7 @@ from datasets_impl.errors import StepError as StepError
 from datasets_impl.errors import StreamingError as StreamingError
 from datasets_impl.errors import WorkerLostError as WorkerLostError
 from datasets_impl.pipeline_step import PipelineStep, parse_steps, transform_of
+from datasets_impl.step_fitting import fit_transform, is_fittable
 from datasets_impl.step_processes import ProcessCrew, pickled_steps
 from datasets_impl.step_threads import ThreadCrew
 from datasets_impl.worker_crew import WorkerCrew
@@ -106,17 +107,7 @@ class BaseQueuedPipeline:
                 worker process is killed.
             Exception: what a step raised, with a `StepError` as its cause.
         """
-        if not self.aligned and expected_outputs is not None:
-            raise StreamingError("expected outputs need aligned steps: leave them out, or build with aligned=True.")
-        data = DataContainer(ids, data_inputs, expected_outputs)
-        cut = minibatches(
-            data,
-            self.batch_size,
-            self.keep_incomplete_batch,
-            self.default_value_data_inputs,
-            self.default_value_expected_outputs,
-        )
-        return self._joined(self._run(cut))
+        return self._joined(self._run(self._cut(DataContainer(ids, data_inputs, expected_outputs))))
 
     def transform(self, data_inputs: Iterable[Any]) -> Any:
         """Return what the pipeline makes of all items, joined once at the end, in the order of the input."""
@@ -126,14 +117,7 @@ class BaseQueuedPipeline:
         """Like `transform`, with ids and expected outputs, which are those of one branch."""
         data = data_container
         columns = DataContainer([], [[] for _ in self._branches()], None if data.expected_outputs is None else [])
-        cut = minibatches(
-            data,
-            self.batch_size,
-            self.keep_incomplete_batch,
-            self.default_value_data_inputs,
-            self.default_value_expected_outputs,
-        )
-        with closing(self._run(cut)) as results:
+        with closing(self._run(self._cut(data))) as results:
             for batch, branches in results:
                 columns.ids.extend(batch.ids)
                 if batch.expected_outputs is not None:
@@ -142,6 +126,56 @@ class BaseQueuedPipeline:
                     column.extend(items)
         ids = columns.ids if self.aligned else None
         return DataContainer(ids, self._join(columns.data_inputs), columns.expected_outputs)
+
+    def fit(self, data_inputs: Iterable[Any], expected_outputs: Iterable[Any] | None = None) -> Self:
+        """Let the steps learn that can: in the caller's thread, minibatch by minibatch, each from what the step before
+        it makes of the data. What a step learns from one minibatch has to add to what it learned from those before.
+
+        Raises:
+            Exception: what a step raised, with a `StepError` as its cause.
+        """
+        for _ in self._fitting(DataContainer(None, data_inputs, expected_outputs)):
+            pass
+        return self
+
+    def fit_transform(
+        self, data_inputs: Iterable[Any], expected_outputs: Iterable[Any] | None = None
+    ) -> tuple[Self, Any]:
+        """Like `fit`, and return the pipeline with what the steps made of each minibatch as they learned from it; where
+        no step can learn, this is `transform`."""
+        if not any(is_fittable(step) for step in self.steps):
+            return self, self.transform(data_inputs)
+        columns: list[list[Any]] = [[] for _ in self._branches()]
+        for branches in self._fitting(DataContainer(None, data_inputs, expected_outputs)):
+            for column, items in zip(columns, branches, strict=True):
+                column.extend(items)
+        return self, self._join(columns)
+
+    def _fitting(self, data: DataContainer) -> Iterator[list[Any]]:
+        """Let the steps learn from each minibatch, and yield what its branches made of it."""
+        for number, batch in enumerate(self._cut(data)):
+            results = []
+            fitted = []
+            for steps in self._branches():
+                following = batch
+                for step in steps:
+                    step, items = fit_transform(step, number, following, self.aligned)
+                    following = following._replace(data_inputs=items)
+                    fitted.append(step)
+                results.append(following.data_inputs)
+            self.steps = fitted
+            yield results
+
+    def _cut(self, data: DataContainer) -> Iterator[DataContainer]:
+        if not self.aligned and data.expected_outputs is not None:
+            raise StreamingError("expected outputs need aligned steps: leave them out, or build with aligned=True.")
+        return minibatches(
+            data,
+            self.batch_size,
+            self.keep_incomplete_batch,
+            self.default_value_data_inputs,
+            self.default_value_expected_outputs,
+        )
 
     def _branches(self) -> list[list[PipelineStep]]:
         raise NotImplementedError
@@ -185,7 +219,8 @@ def _in_order(
             yield batch, [done[branch] for branch in range(branches)]
             del done, batch
             continue
-        feeds = more and number - first < limit and crew.has_room()
+        wants = more and number - first < limit
+        feeds = wants and crew.has_room()
         if feeds:
             following = next(batches, None)
             if following is None:
@@ -195,7 +230,7 @@ def _in_order(
             sent[number] = following._replace(data_inputs=None)
             number += 1
             del following
-        result = crew.get(block=not feeds)
+        result = crew.get(block=not feeds, or_room=wants)
         if result is not None:
             results.setdefault(result.batch, {})[result.branch] = result.items
             del result

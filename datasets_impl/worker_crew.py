@@ -46,11 +46,9 @@ class Failure(NamedTuple):
         What ends a program or a generator (`SystemExit`, `StopIteration`) arrives as a `StepError`: it was not meant
         for the caller.
         """
-        place = "before its first minibatch" if self.batch is None else f"in minibatch {self.batch}"
+        place = "outside any minibatch" if self.batch is None else f"in minibatch {self.batch}"
         where = f"step {self.step!r} failed {place} (worker {self.worker}): {self.message}"
-        failure = StepError(
-            where, step=self.step, batch=self.batch, worker=self.worker, traceback_text=self.traceback_text
-        )
+        failure = StepError(where, self.step, self.batch, self.worker, self.traceback_text)
         error = self.error
         if not isinstance(error, Exception) or isinstance(error, StopIteration | StopAsyncIteration):
             raise failure from error
@@ -68,10 +66,10 @@ class WorkerCrew(Protocol):
     def put(self, batch: int, items: Any) -> None:
         """Send a minibatch to every branch; only after `has_room`."""
 
-    def get(self, block: bool) -> Result | None:
-        """Return the next result, in any order.
+    def get(self, block: bool, or_room: bool = False) -> Result | None:
+        """Return the next result, in any order; with `block` as soon as there is one, or, with `or_room`, room again.
 
-        None: there is none yet; with `block` also when there is room again. What a worker raised is raised here.
+        None: there is none yet. What a worker raised is raised here.
         """
 
     def close(self, finished: bool) -> None:

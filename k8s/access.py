@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from .metadata import metadata
-from .values import Values
+from .values import Subject, Values
 
+RBAC = "rbac.authorization.k8s.io"
 SUBMITTER_RULES = (
-    {
-        "apiGroups": ["batch"],
-        "resources": ["jobs"],
-        "verbs": ["create", "get", "list", "watch", "patch", "delete"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    ("batch", "jobs", ("create", "get", "list", "watch", "patch", "delete")),
+    ("", "pods", ("get", "list", "watch")),
+    ("", "pods/log", ("get",)),
+    ("", "events", ("list",)),
 )
+"""API group, resource and verbs; no access to Secrets."""
 
 
 def worker_account(values: Values) -> str:
@@ -25,33 +23,24 @@ def worker_account(values: Values) -> str:
 
 
 def objects(values: Values) -> list[dict[str, Any]]:
-    """ServiceAccounts, Role and RoleBinding; pods get no token and their account no rights."""
+    """ServiceAccounts, Role and RoleBinding: pods get no token and their account no rights.
+
+    An account for submitting from inside the cluster is bound to the Role where the namespace is known, since a binding
+    must name it.
+    """
     submitter = f"{values.name}-submitter"
-    rules = [{key: list(given) for key, given in rule.items()} for rule in SUBMITTER_RULES]
-    accounts = [] if values.service_account else [_account(values, values.name)]
-    return [
-        *accounts,
-        _account(values, submitter),
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "Role",
-            "metadata": metadata(values, submitter),
-            "rules": rules,
-        },
-        {
-            "apiVersion": "rbac.authorization.k8s.io/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata(values, submitter),
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": submitter},
-            "subjects": [
-                {
-                    "kind": "ServiceAccount",
-                    "name": submitter,
-                    **({"namespace": values.namespace} if values.namespace else {}),
-                }
-            ],
-        },
-    ]
+    accounts = [submitter] if values.service_account else [values.name, submitter]
+    subjects = [_subject(item, values) for item in values.submitters]
+    if values.namespace is not None:
+        subjects.append({"kind": "ServiceAccount", "name": submitter, "namespace": values.namespace})
+    binding = {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata(values, submitter),
+        "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": submitter},
+        "subjects": subjects,
+    }
+    return [*(_account(values, name) for name in accounts), _role(values, submitter), *([binding] if subjects else [])]
 
 
 def _account(values: Values, name: str) -> dict[str, Any]:
@@ -61,3 +50,22 @@ def _account(values: Values, name: str) -> dict[str, Any]:
         "metadata": metadata(values, name),
         "automountServiceAccountToken": False,
     }
+
+
+def _role(values: Values, name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": "Role",
+        "metadata": metadata(values, name),
+        "rules": [
+            {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+            for group, resource, verbs in SUBMITTER_RULES
+        ],
+    }
+
+
+def _subject(subject: Subject, values: Values) -> dict[str, Any]:
+    if subject.kind != "ServiceAccount":
+        return {"apiGroup": RBAC, "kind": subject.kind, "name": subject.name}
+    namespace = subject.namespace or values.namespace
+    return {"kind": subject.kind, "name": subject.name, **({"namespace": namespace} if namespace else {})}

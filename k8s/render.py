@@ -9,13 +9,13 @@ from .values import Values
 
 
 def render(values: Values) -> list[dict[str, Any]]:
-    """The objects of a project's workers: ConfigMap, ServiceAccounts, Role, RoleBinding, an example Secret, Jobs.
+    """The objects of a project's workers: ConfigMap, ServiceAccounts, Role, RoleBinding, example Secrets, Jobs.
 
-    The example Secret has a name of its own, so that applying it never overwrites the real one.
+    Example Secrets have names of their own, so that applying them never overwrites real ones.
     """
     return [
         config.config_map(values),
         *access.objects(values),
         *config.example_secrets(values),
-        *job.jobs(values),
+        *job.workloads(values),
     ]

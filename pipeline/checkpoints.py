@@ -142,20 +142,21 @@ class CheckpointKeeper:
         self._uploader.abandon(0.0)
 
     def kept_for_good(self, wait_s: float) -> list[Recorded]:
-        """The states that stay when the training is over, by epoch: the best and every so manieth. They are in the
-        store then.
+        """The states that stay when the training is over, by epoch: the best, every so manieth, and the last one. They
+        are in the store then.
 
         Raises:
             StoreUnavailable: one could not be brought there within so many seconds.
         """
-        for_good = replace(self._retention, last=0)
-        if not (for_good.best or for_good.every):
+        for_good = replace(self._retention, last=int(self._retention.final))
+        if not (for_good.best or for_good.every or for_good.last):
             return []
         complete = self._uploader.flush(wait_s)
         self._settle()
         states = {one.sha256: one for one in (*self._folder.list(), *(self._recorded or ()), *self._unrecorded)}
         superfluous = {one.sha256 for one in dropped(states.values(), for_good)}
-        kept = [one for sha256, one in states.items() if sha256 not in superfluous]
+        # The last one may lie within an epoch where that of the training's end could not be made.
+        kept = [one for sha256, one in states.items() if sha256 not in superfluous and not one.step]
         stored = {one.sha256 for one in (*(self._recorded or ()), *self._unrecorded)}
         if not complete and any(one.sha256 not in stored for one in kept):
             raise StoreUnavailable("checkpoints that are to stay with the result could not be uploaded yet")

@@ -46,10 +46,19 @@ class Claimer:
     jobs, attempts : full names of the tables, quoted.
     key : the name of the job's primary key.
     quoted : column names to quoted ones.
+    fits : the condition that the worker can give what a job asks for; None for none.
     """
 
     def __init__(
-        self, table: Any, worker: Worker, *, jobs: str, attempts: str, key: str, quoted: Mapping[str, str]
+        self,
+        table: Any,
+        worker: Worker,
+        *,
+        jobs: str,
+        attempts: str,
+        key: str,
+        quoted: Mapping[str, str],
+        fits: str | None = None,
     ) -> None:
         self._table = table
         self._worker = worker
@@ -58,6 +67,7 @@ class Claimer:
         self._attempts = attempts
         self._key = quoted[key]
         self._q = quoted
+        self._fits = fits
         self._postgres = self._connection.adapter.backend == "postgresql"
 
     def take(
@@ -120,6 +130,8 @@ class Claimer:
             parts.append(f"{q['priority']} < COALESCE(({other}), {LEAST_URGENT})")
             args.extend(values)
         among, named = self.among(keys, without)
+        if self._fits is not None:  # last: it is looked up for what everything else lets pass
+            among.append(self._fits)
         return " AND ".join([*parts, *among]), (*args, *named)
 
     def _pick(self, where: str, order: tuple[str, ...] = (), index: str = "") -> str:
@@ -173,7 +185,8 @@ class Claimer:
         worker = self._worker
         return (
             *(attempt, self._table.table_name),
-            *(worker.name, worker.host, worker.pid, worker.pod, worker.device, Outcome.RUNNING.value),
+            *(worker.name, worker.host, worker.pid, worker.pod.name if worker.pod else ""),
+            *(worker.device, Outcome.RUNNING.value),
         )
 
     def _at_once(self, picks: list[Statement], attempt: str, run: Callable[..., Any]) -> str | None:

@@ -8,7 +8,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datajoint as dj
@@ -46,6 +46,7 @@ class HealingConnection(dj.Connection):
 
     def __init__(self, *args: Any, reconnect_seconds: float = 300.0, **kwargs: Any) -> None:
         self.reconnect_seconds = reconnect_seconds
+        self.while_away: Callable[[], None] = lambda: None  # called before each try to reconnect
         self._inherited: list[Any] = []
         self._repeated: dict[str, str] = {}  # statements to prepare: the name of each
         self._prepared: set[str] = set()  # those that the server knows on this connection
@@ -182,6 +183,7 @@ class HealingConnection(dj.Connection):
     def _reconnect(self) -> None:
         deadline, delay = time.monotonic() + self.reconnect_seconds, FIRST_DELAY
         while True:
+            self.while_away()
             try:
                 self.connect()
                 self.connection_id = self.adapter.get_connection_id(self._conn)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from trainers.contract import Retention, Stopped
 
 from . import rank_channel
+from .group_launch import GroupLaunch
 from .rank_channel import Message
 from .rank_failure import RankFailed, RankLacks, ended
 from .rank_launch import RankLaunch
-from .rank_recipe import Recipe
 from .training_spec import TrainingSpec
 
 logger = logging.getLogger("trainloom")
@@ -33,14 +34,20 @@ class DataParallelTrainer:
 
     Args
     ----
-    recipe : of the training; its `offered` names what is given here.
+    new_launch : of the ranks, whose recipe's `offered` names what is given here.
     ranks : how many processes.
     offered : of `stop`, `progress`, `reporter` and `checkpoints`, those that there are.
     batches : is told how many batches an epoch has.
     """
 
-    def __init__(self, recipe: Recipe, ranks: int, offered: dict[str, Any], batches: Any = None) -> None:
-        self._recipe = recipe
+    def __init__(
+        self,
+        new_launch: Callable[[], RankLaunch | GroupLaunch],
+        ranks: int,
+        offered: dict[str, Any],
+        batches: Any = None,
+    ) -> None:
+        self._new_launch = new_launch
         self._ranks = ranks
         self._offered = offered
         self._batches = batches
@@ -58,19 +65,20 @@ class DataParallelTrainer:
         RankFailed
             If a process failed; all have ended.
         """
-        launch = RankLaunch(self._recipe, self._ranks)
+        launch = self._new_launch()
         launch.begin()
         try:
             self._serve(launch)
         finally:
             launch.end()
+        self._failures += launch.told()
         if self._stopped is not None and not self._failures:
             raise Stopped(self._stopped)
         # How a process ends that has nothing left to do is of no consequence.
         if not self._finished or self._failures:
             self._raise_failure(launch)
 
-    def _serve(self, launch: RankLaunch) -> None:
+    def _serve(self, launch: RankLaunch | GroupLaunch) -> None:
         """Answer the ranks until they have ended."""
         talking: list[Connection] = [*launch.channels]
         while True:
@@ -85,7 +93,7 @@ class DataParallelTrainer:
             if launch.ended in ready and not any(channel.poll() for channel in talking):
                 return
 
-    def _answer(self, launch: RankLaunch, channel: Connection, message: Message) -> None:
+    def _answer(self, launch: RankLaunch | GroupLaunch, channel: Connection, message: Message) -> None:
         if message.kind == "here":
             launch.is_here(channel, message.values["pid"])
             self._reply(channel)
@@ -127,7 +135,7 @@ class DataParallelTrainer:
             self._offered["checkpoints"].poll()
         return "stop" in self._offered and bool(self._offered["stop"].requested)
 
-    def _raise_failure(self, launch: RankLaunch) -> NoReturn:
+    def _raise_failure(self, launch: RankLaunch | GroupLaunch) -> NoReturn:
         """The failure that came first: where one rank ends, the others lose it."""
         own = [(rank, said) for rank, said in self._failures if not said["lost"]]
         first = launch.failure()

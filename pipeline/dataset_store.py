@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -106,13 +107,35 @@ def remove(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write(path: Path, dataset: Any) -> None:
     """Write a dataset to a new HDF5 file: the same bytes for the same content."""
+    text, arrays = parts(dataset)
+    with h5py.File(path, "x", libver=LIBRARY_VERSIONS) as file:
+        write_structure(file, text)
+        for number, array in enumerate(arrays):
+            file.create_dataset(array_name(number), data=array, track_times=False)
+
+
+def parts(dataset: Any) -> tuple[str, list[np.ndarray]]:
+    """How a dataset hangs together, as files say it, and its arrays by number.
+
+    Raises
+    ------
+    UnsuitableDataset
+        If something in it is neither an array nor a list or dict of such.
+    """
     arrays: list[np.ndarray] = []
     text = json.dumps(_taken_apart(dataset, "dataset", arrays, 0), separators=(",", ":"), allow_nan=False)
-    with h5py.File(path, "x", libver=LIBRARY_VERSIONS) as file:
-        # Times of creation would make two files of the same content differ.
-        file.create_dataset(STRUCTURE, data=np.frombuffer(text.encode("utf-8"), np.uint8), track_times=False)
-        for number, array in enumerate(arrays):
-            file.create_dataset(f"array_{number}", data=array, track_times=False)
+    return text, arrays
+
+
+def write_structure(file: Any, text: str) -> None:
+    """Say in a new HDF5 file how its arrays hang together."""
+    # Times of creation would make two files of the same content differ.
+    file.create_dataset(STRUCTURE, data=np.frombuffer(text.encode("utf-8"), np.uint8), track_times=False)
+
+
+def array_name(number: int) -> str:
+    """What an array is called in a file."""
+    return f"array_{number}"
 
 
 def read(path: Path) -> Any:
@@ -123,11 +146,32 @@ def read(path: Path) -> Any:
     UnsuitableDataset
         If the file is not one that `write` has written.
     """
+    with _said_unsuitable(path.name), h5py.File(path, "r") as file:
+        return _put_together(_structure(file), file)
+
+
+@contextmanager
+def opened(source: Path | BinaryIO, name: str) -> Iterator[Any]:
+    """The dataset of a file that `write` has written, each of its arrays an h5py dataset, which is read where it is
+    sliced; `name` is for messages. Raises as `read` does."""
+    with ExitStack() as files:
+        with _said_unsuitable(name):
+            file = files.enter_context(h5py.File(source, "r"))
+            dataset = _put_together(_structure(file), file, whole=False)
+        yield dataset
+
+
+def _structure(file: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file[STRUCTURE][()].tobytes())
+    return found
+
+
+@contextmanager
+def _said_unsuitable(name: str) -> Iterator[None]:
     try:
-        with h5py.File(path, "r") as file:
-            return _put_together(json.loads(file[STRUCTURE][()].tobytes()), file)
+        yield
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UnsuitableDataset(f"{path.name} is no dataset of the store: {error}; save the dataset again") from error
+        raise UnsuitableDataset(f"{name} is no dataset of the store: {error}; save the dataset again") from error
 
 
 def _taken_apart(value: Any, path: str, arrays: list[np.ndarray], depth: int) -> dict[str, Any]:
@@ -182,16 +226,20 @@ def _key(name: Any, path: str) -> str:
     return name
 
 
-def _put_together(part: dict[str, Any], file: Any) -> Any:
+def _put_together(part: dict[str, Any], file: Any, *, whole: bool = True) -> Any:
+    """The inverse of `_taken_apart`; arrays of numbers are not read unless they are wanted `whole`."""
     ((kind, content),) = part.items()
     if kind == "dict":
-        return {name: _put_together(item, file) for name, item in content}
+        return {name: _put_together(item, file, whole=whole) for name, item in content}
     if kind in ("list", "tuple"):
-        items = [_put_together(item, file) for item in content]
+        items = [_put_together(item, file, whole=whole) for item in content]
         return items if kind == "list" else tuple(items)
     if kind == "value":
         return content
-    array = np.asarray(file[f"array_{content}"][()])
+    stored = file[array_name(content)]
+    if kind == "array" and not whole:
+        return stored
+    array = np.asarray(stored[()])
     if kind == "float":
         return float(array)
     if kind == "text":

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from schemas import (  # noqa: F401 - tables to declare
     attempt,
     checkpoint,
+    prediction,
     project,
     schema,
     script_result,
@@ -57,6 +58,7 @@ def _declare(settings: Settings, connection: HealingConnection) -> None:
     schema.activate(settings.schema_name, connection, create=True)
     declare_indexes(training_result.TrainingResult())  # and with them the job table
     declare_indexes(script_result.ScriptResult())
+    declare_indexes(prediction.Prediction())
 
 
 def _tables_version() -> int:

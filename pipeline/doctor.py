@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -77,10 +77,14 @@ def checks(settings: Settings | None) -> Iterator[Check]:
             ("folders", partial(servers.folders, settings)),
             ("servers", partial(servers.servers, settings)),
         ]
+    yield from without_secrets(settings, (check for name, part in parts for check in _guarded(name, part)))
+
+
+def without_secrets(settings: Settings | None, found: Iterable[Check]) -> Iterator[Check]:
+    """Checks with every secret of the settings masked."""
     hidden = _secrets(settings) if settings is not None else []
-    for name, part in parts:
-        for check in _guarded(name, part):
-            yield replace(check, message=_without(hidden, check.message), cure=_without(hidden, check.cure))
+    for check in found:
+        yield replace(check, message=_without(hidden, check.message), cure=_without(hidden, check.cure))
 
 
 def _guarded(name: str, part: Callable[[], Iterator[Check]]) -> Iterator[Check]:

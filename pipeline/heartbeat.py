@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -47,9 +47,21 @@ class Heartbeat:
     It beats every `interval` seconds while this process lives, is not stopped and has made progress within
     `stall_limit` seconds. A forked child may inherit this object, but not use it. The side process ends with the thread
     that started it and is then started anew, so the first lease is best held by a thread that lives long.
+
+    Attributes
+    ----------
+    show_life : is called whenever the holder of a lease shows life; see `LifeSign`.
     """
 
-    def __init__(self, database: Database, *, interval: float, stall_limit: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        interval: float,
+        stall_limit: float,
+        show_life: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.show_life = show_life
         self._pid = os.getpid()
         self._descriptor = os.memfd_create("trainloom-heartbeat")
         os.ftruncate(self._descriptor, Page.SIZE)
@@ -113,6 +125,7 @@ class Heartbeat:
             now,
         )
         self._look_after(now)
+        self.show_life()
         return Lease(self, self._page, self._number, now if since is None else since)
 
     @property
@@ -200,8 +213,7 @@ class Lease:
         now = clock()
         self._integers[Page.EPOCH] = epoch
         self._integers[Page.STEP] = step
-        self._reals[Page.PROGRESS] = now
-        self._heartbeat.look_after(now)
+        self._show_life(now)
 
     def epoch(self, epoch: int, loss: float | None) -> None:
         """Say that `epoch` epochs are done, with the loss that people shall see; a non-finite one is stored as none."""
@@ -209,7 +221,17 @@ class Lease:
             return
         self._integers[Page.EPOCH] = epoch
         self._reals[Page.LOSS] = math.nan if loss is None else loss
-        self._reals[Page.PROGRESS] = clock()
+        self._show_life(clock())
+
+    def show_life(self) -> None:
+        """Say that something moves although the training does not: a transfer, or a wait that has an end."""
+        if not self._closed and os.getpid() == self._pid:
+            self._show_life(clock())
+
+    def _show_life(self, now: float) -> None:
+        self._reals[Page.PROGRESS] = now
+        self._heartbeat.show_life()
+        self._heartbeat.look_after(now)
 
     @property
     def lost(self) -> LostReason | None:

@@ -15,8 +15,9 @@ YAML and JSON hold a mapping of sections, each a list::
       - {datasets: [digits], models: all, trainings: [adam, 0a1b2c3d], seeds: [0, 1], priority: 5}
 
 Tasks and grids name configurations by `name`, by key or by the beginning of a key; `all` stands for every stored one.
-`warm_start` of a task is the key of the task whose weights it starts from. CSV holds the rows of one section other than
-`grids`: a column per column, cells of ``…_params`` as JSON, an empty cell for a column that is left out.
+`warm_start` of a task is the key of the task whose weights it starts from, or whose last state it goes on from where
+`warm_start_kind` is `state`. CSV holds the rows of one section other than `grids`: a column per column, cells of
+``…_params`` as JSON, an empty cell for a column that is left out.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ INSERTION_ORDER = ("models", "trainings", "datasets")
 SECTIONS = (*TABLES, "tasks", "grids")
 CSV_SECTIONS = (*TABLES, "tasks")
 REFERENCES = {"dataset": "datasets", "model": "models", "training": "trainings"}
-TASK_OPTIONS = ("seed", "priority", "code_version", "warm_start")
+TASK_OPTIONS = ("seed", "priority", "code_version", "warm_start", "warm_start_kind")
 GRID_OPTIONS = ("seeds", "priority", "code_version")
 INTEGER_COLUMNS = ("batch_size", "epoch_limit", "seed", "priority")
 LARGEST_GRID = 1_000_000

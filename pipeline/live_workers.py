@@ -22,6 +22,8 @@ COLUMNS = {
     "host": "j.host",
     "pid": "j.pid",
     "pod": "a.attempt_pod",
+    "namespace": "p.pod_namespace",
+    "node": "p.pod_node",
     "device": "a.attempt_device",
     "epoch": "a.attempt_epoch",
     "epoch_limit": "c.epoch_limit",
@@ -34,10 +36,10 @@ def live_workers() -> list[dict[str, Any]]:
     """The holders of jobs, who began first before the others, as dicts.
 
     ``task`` is a key; ``model_class`` and ``optimizer_class`` are names; ``seed``; ``worker``, ``host``, ``pid``,
-    ``pod`` and ``device`` say who holds it; ``epoch`` epochs of ``epoch_limit`` are done and ``step`` steps of the
-    next; ``loss`` is that of the last epoch. ``seconds`` is how long the attempt has run, ``seconds_left`` how long it
-    will at most if the other epochs take as long, None before the first one; ``beat_seconds`` the age of the last sign
-    of life.
+    ``pod``, ``namespace``, ``node`` and ``device`` say who holds it; ``epoch`` epochs of ``epoch_limit`` are done and
+    ``step`` steps of the next; ``loss`` is that of the last epoch. ``seconds`` is how long the attempt has run,
+    ``seconds_left`` how long it will at most if the other epochs take as long, None before the first one;
+    ``beat_seconds`` the age of the last sign of life.
     """
     jobs, attempts = job_table(TrainingResult()), Attempt().full_table_name
     # An attempt goes on from a checkpoint of those before it: epochs that lay behind took none of its time.
@@ -52,6 +54,7 @@ def live_workers() -> list[dict[str, Any]]:
         f"{_joined('m', ModelConfig)} {_joined('c', TrainingConfig)} "
         # DataJoint's own workers hold jobs without an attempt.
         f"LEFT JOIN {attempts} AS a ON a.attempt_id = j.version "
+        f"LEFT JOIN {Attempt.Pod().full_table_name} AS p ON p.attempt_id = j.version "
         "WHERE j.status = 'reserved' ORDER BY a.attempt_start, a.attempt_id"
     )
     return [_worker(values) for values in found.fetchall()]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from schemas.continuation import CHECKPOINT, checkpoint_name
 from schemas.stored_model import StoredModel
 from schemas.training_result import TrainingResult
 from trainers import checkpoint
@@ -18,7 +19,6 @@ from .model_loading import SHAPES, build, checked_device, component_of_stored, c
 from .model_registration import check_fit, check_shape, checked_metrics, describe, read_given
 from .model_weights import FORMAT, UnusableModel, parse, read_weights
 from .resolver import ClassResolver
-from .result_rows import CHECKPOINT, checkpoint_name
 from .store.interface import Store, parse_address
 from .trainer_builder import WEIGHTS_SUFFIX
 

@@ -106,12 +106,13 @@ class DatasetProber:
 
     def _tier(self, row: Mapping[str, Any], tier: str, path: Path) -> Any:
         cls = self._class(row)
+        params = self._resolver.with_functions(cls, row["dataset_class_params"])
         try:
             dataset = cls(
                 dict(row),
                 str(path.parents[len(Path(row["dataset_file_name"]).parts) - 1]),
                 tier,
-                **row["dataset_class_params"],
+                **params,
             )
             empty = len(dataset) == 0
         except Exception as error:

@@ -21,12 +21,12 @@ GIT_TIMEOUT = 5  # s
 GIT_COMMIT = "# branch.oid "  # in the second porcelain format of git-status(1)
 
 
-def record(classes: Mapping[str, type], git: tuple[str, str], *, numerics: dict[str, Any]) -> dict[str, Any]:
+def record(classes: Mapping[str, Any], git: tuple[str, str], *, numerics: dict[str, Any]) -> dict[str, Any]:
     """The row of `TrainingResult.Provenance`, without its key and what only the training tells: choices and notes.
 
     Parameters
     ----------
-    classes : role (``model``, ``trainer``, …) to class.
+    classes : role (``model``, ``trainer``, …) to class or function.
     git : what `git_state` says of the folder that the code is in.
     """
     code, texts = {}, {}
@@ -47,7 +47,7 @@ def record(classes: Mapping[str, type], git: tuple[str, str], *, numerics: dict[
     }
 
 
-def code_digest(classes: Mapping[str, type]) -> str:
+def code_digest(classes: Mapping[str, Any]) -> str:
     """md5 (hex) of the modules that define the classes: trainings of different code are not mixed."""
     return content_md5({role: [cls.__qualname__, *_module_digests(cls.__module__)] for role, cls in classes.items()})
 

@@ -19,13 +19,15 @@ from datajoint.errors import DuplicateError, LostConnectionError
 
 from schemas.attempt import Attempt, Blame, Outcome
 
-from . import outlook
+from . import capacity, outlook
+from .capacity import Capacity
 from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
 from .deadlock import is_deadlock, untangled
 from .errors import PipelineError
 from .job_table import JOB_COLUMNS, declare_indexes, enqueue, job_table
 from .outlook import Statement
+from .pod import Pod
 
 __all__ = ["Claim", "LeaseLost", "Queue", "Worker", "declare_indexes", "enqueue", "job_table", "untangled"]
 
@@ -47,7 +49,9 @@ class Worker:
     device: str = ""
     host: str = field(default_factory=lambda: platform.node()[:255])
     pid: int = field(default_factory=os.getpid)
-    pod: str = field(default_factory=lambda: os.environ.get("TRAINLOOM_POD", ""))
+    pod: Pod | None = field(default_factory=Pod.this)
+    gpu: str = ""  # what the driver calls it
+    capacity: Capacity | None = None  # None: it takes every task
     name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
@@ -77,8 +81,17 @@ class Queue:
         self._q = {name: quote(name) for name in (self._key, *JOB_COLUMNS, *ATTEMPT_COLUMNS)}
         self._jobs = self.jobs.full_table_name
         self._attempts = Attempt().full_table_name
+        job = f"{self._jobs}.{self._q[self._key]}"
+        given = self.worker.capacity
+        self._fits = None if given is None else capacity.fits(table, given, job)
         self._claimer = Claimer(
-            table, self.worker, jobs=self._jobs, attempts=self._attempts, key=self._key, quoted=self._q
+            table,
+            self.worker,
+            jobs=self._jobs,
+            attempts=self._attempts,
+            key=self._key,
+            quoted=self._q,
+            fits=self._fits,
         )
 
     @property
@@ -123,6 +136,15 @@ class Queue:
         if self.connection.connection_id != opened:  # the answer may have been lost, and another try have read this
             key = self._key_of(attempt)
         return None if key is None else Claim({self._key: key}, attempt)
+
+    def note_pod(self, claim: Claim) -> None:
+        """Record where in a cluster a claim is computed; outside one there is nothing to record."""
+        pod = self.worker.pod
+        if pod is None:
+            return
+        where = {"pod_namespace": pod.namespace, "pod_node": pod.node, "pod_image": pod.image}
+        row = {"attempt_id": claim.attempt, **where, "pod_gpu": self.worker.gpu}
+        Attempt.Pod().insert1(row, skip_duplicates=True)
 
     def most_urgent(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
         """SQL of the priority of the job that `claim` would take; NULL if there is none."""
@@ -309,11 +331,18 @@ class Queue:
         """Seconds until the next waiting job is due; None if none waits. `keys` and `without` as in `claim`."""
         return outlook.seconds_to_next(self.connection, [self.waiting(keys, without)])
 
+    def count_unfit(self) -> int:
+        """How many jobs wait that ask for more than this worker can give."""
+        if self._fits is None:
+            return 0
+        unfit = f"{self._q['status']}='pending' AND NOT ({self._fits})"
+        return int(self.connection.query(f"SELECT COUNT(*) FROM {self._jobs} WHERE {unfit}").fetchone()[0])
+
     def waiting(self, keys: Collection[str] | None = None, without: Collection[str] = ()) -> Statement:
         """SQL of the time ``due`` at which the next waiting job is due, NULL if none waits; for `outlook`."""
         q = self._q
         among, args = self._claimer.among(keys, without)
-        conditions = " AND ".join([f"{q['status']}='pending'", *among])
+        conditions = " AND ".join([f"{q['status']}='pending'", *among, *([self._fits] if self._fits else ())])
         return f"SELECT MIN({q['scheduled_time']}) AS due FROM {self._jobs} WHERE {conditions}", args
 
     def silent(

@@ -13,9 +13,9 @@ from .gpu_visible import MIG
 
 
 @contextmanager
-def taken(own: OwnGpu, devices: int, there: Sequence[Gpu], least: int | None = None) -> Iterator[tuple[str, ...]]:
+def taken(own: OwnGpu, devices: int, there: Sequence[Gpu], least: int | None = None) -> Iterator[dict[int, str]]:
     """Hold so many GPUs as long as this lasts, the process's own and others; what makes each the only one that CUDA
-    sees. Empty where trainings run on the CPU, which all ranks share.
+    sees, by rank. Empty where trainings run on the CPU, which all ranks share.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def taken(own: OwnGpu, devices: int, there: Sequence[Gpu], least: int | None = N
     """
     kind = own.device.type
     if kind == CPU:
-        yield ()
+        yield {}
         return
     others = [gpu for gpu in there if gpu.visible != own.uuid and not gpu.visible.startswith(MIG)]
     if kind != CUDA or own.uuid is None or len(others) + 1 < devices:
@@ -44,4 +44,4 @@ def taken(own: OwnGpu, devices: int, there: Sequence[Gpu], least: int | None = N
             gpu = held.enter_context(gpu_locks.held([gpu for gpu in others if gpu.visible not in names], least=least))
             assert gpu is not None, "one of several was asked for"
             names.append(gpu.visible)
-        yield tuple(names)
+        yield dict(enumerate(names))

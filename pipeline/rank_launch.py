@@ -11,6 +11,7 @@ import threading
 import uuid
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Any
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -41,7 +42,7 @@ class RankLaunch:
         self._theirs = tuple(theirs for _, theirs in pairs)
         self.ended, self._end = multiprocessing.Pipe(duplex=False)
         self.error: BaseException | None = None
-        self._start = Start(recipe, os.getpid(), self._theirs)
+        self._start = Start(recipe, os.getpid(), dict(enumerate(self._theirs)))
         self._thread = threading.Thread(target=self._run, name="ranks", daemon=True)
         self._pids: dict[Connection, int] = {}
 
@@ -74,6 +75,10 @@ class RankLaunch:
             return None
         rank, failure = self.error.get_first_failure()
         return rank, failure.exitcode
+
+    def told(self) -> list[tuple[int, dict[str, Any]]]:
+        """Failures that came another way than through the channels: none."""
+        return []
 
     def _run(self) -> None:
         # Processes take over the mask of the thread that starts them: while they come up, they are not to hear what is

@@ -58,7 +58,7 @@ def run(start: Start) -> None:
     """Train; what each process is started with. Whatever goes wrong is told to the worker."""
     _settle_in(start)
     rank = int(os.environ["RANK"])
-    for number, connection in enumerate(start.channels):
+    for number, connection in start.channels.items():
         if number != rank:
             connection.close()
     channel = RankChannel(start.channels[rank])
@@ -89,7 +89,10 @@ def _settle_in(start: Start) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
     for name in [name for name in os.environ if name.startswith(PREFIX) or name in Settings.aliases]:
         del os.environ[name]  # addresses and passwords that are the worker's
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are here, whatever this machine calls itself
+    if start.group_round is not None:
+        os.environ[process_group.ROUND] = start.group_round
+    else:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are here, whatever this machine calls itself
 
 
 def _train(recipe: Recipe, rank: int, channel: RankChannel, resources: ExitStack) -> None:
@@ -103,15 +106,14 @@ def _train(recipe: Recipe, rank: int, channel: RankChannel, resources: ExitStack
     training = read_spec(recipe.rows, ClassResolver(recipe.allowed_packages, recipe.code_dir))
     loaders = loaders_of(training, recipe.data_directory, recipe.num_workers, resources)
     offered: dict[str, Any] = {"seed": training.seed}
-    if recipe.initial_weights is not None:
-        offered["initial_weights"] = recipe.initial_weights
+    offered.update(recipe.start)
     if rank == 0:
         offered.update(dict.fromkeys(recipe.offered, channel))
     torch.manual_seed(training.seed)  # as in a worker, for classes that know nothing of seeds
     trainer = training.trainer.cls(
         **arguments_of(training, loaders, device, recipe.model_save_path),
         **{name: value for name, value in offered.items() if name in named_by(training)},
-        **training.trainer.params,
+        **{**training.trainer.params, **recipe.run_params},
     )
     if rank == 0:
         channel.expects(len(loaders["train"]))

@@ -23,10 +23,11 @@ class Recipe:
     data_directory : the folder that holds the data file.
     num_workers : loader processes of each rank.
     model_save_path : the file that the first rank writes the weights to.
-    initial_weights : the file of weights to start from, or None.
+    start : what the trainer starts from: the path of a file by `initial_weights` or `initial_state`, or nothing.
+    run_params : parameters of the trainer that take the place of the rows'.
     numerics : settings of each rank, ready for `trainers.numerics.pin`.
     offered : what the worker does for a trainer that asks for it: some of `trainers.contract.OPTIONAL_INIT_PARAMS`.
-    gpus : what makes each rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
+    gpus : what makes a rank's GPU the only one that CUDA sees, by rank; empty on the CPU.
     mongo : lent to a dataset that reads from MongoDB; None for others.
     """
 
@@ -36,10 +37,11 @@ class Recipe:
     data_directory: Path
     num_workers: int
     model_save_path: Path
-    initial_weights: str | None
+    start: Mapping[str, str]
+    run_params: Mapping[str, Any]
     numerics: Mapping[str, Any]
     offered: frozenset[str]
-    gpus: tuple[str, ...]
+    gpus: Mapping[int, str]
     mongo: MongoAccess | None = None
 
 
@@ -49,10 +51,12 @@ class Start:
 
     Attributes
     ----------
-    worker : process id of the worker, with which every rank ends.
-    channels : to the worker, by rank; each rank keeps its own and closes the others.
+    worker : process id of the process that starts it, with which every rank ends.
+    channels : to that process, by rank; each rank keeps its own and closes the others.
+    group_round : what sets this training apart from others of a group across machines; None where all ranks are here.
     """
 
     recipe: Recipe
     worker: int
-    channels: tuple[Connection, ...]
+    channels: Mapping[int, Connection]
+    group_round: str | None = None

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import plots
+from . import leftover_folders, plots
 from .errors import PipelineError
 from .report_content import Reported, configuration, divided
 from .report_page import drawn_names, page
@@ -48,7 +48,9 @@ def write_report(keys: Sequence[str], folder: Path, session: Session) -> Path:
     _refuse_others(folder)
     results = [Reported(trace(key), finished_curve(session.events, key)) for key in keys]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = folder.with_name(f".unfinished-{folder.name}-{secrets.token_hex(4)}")
+    name = f".unfinished-{folder.name}"
+    leftover_folders.sweep(folder.parent, name)
+    unfinished = folder.with_name(f"{leftover_folders.prefix(name)}{secrets.token_hex(4)}")
     unfinished.mkdir()
     try:
         _write(results, unfinished, session.settings.project)

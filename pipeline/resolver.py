@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +81,21 @@ class ClassResolver:
             raise UnresolvedClass(f"the module {module} has no function {name}; correct the name")
         self._check_root(found.__module__, f"{module}:{name}, which comes from {found.__module__},")
         return found
+
+    def with_functions(self, cls: Any, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a class, with the functions that some of them name (`function_params`) in the place of names.
+
+        Raises
+        ------
+        UnresolvedClass
+            If a name is none, or its function cannot be found.
+        """
+        named = {name: params[name] for name in getattr(cls, "function_params", ()) if params.get(name) is not None}
+        found = {}
+        for name, given in named.items():
+            module, _, function = str(given).partition(":")
+            found[name] = self.resolve_function(module, function)
+        return {**params, **found}
 
     def _resolve_uncached(self, module: str, name: str, kind: str) -> type:
         what = f"the {kind} class {module}.{name}"

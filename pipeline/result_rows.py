@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from schemas.continuation import CHECKPOINT, checkpoint_name
+
 from .checkpoint_record import Recorded
 from .trainer_parts import named_by
 from .training_spec import TrainingSpec
-
-CHECKPOINT = "checkpoint"  # the kind of artifacts that are states of a training
 
 
 def scored(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:
@@ -23,19 +24,25 @@ def scored(trainer: Any) -> tuple[float | None, list[dict[str, Any]]]:
         score = trainer.evaluate()
     values = dict(getattr(trainer, "test_metrics", {}))
     directions = getattr(trainer, "metric_directions", {})
-    rows = [
+    return finite(float(score)), metric_rows(values, directions)
+
+
+def metric_rows(values: Mapping[str, float], directions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of metrics without their key, by values and directions (``"min"`` where none is known); NULL if not
+    finite."""
+    return [
         {
             "metric_name": name,
-            "metric_value": _finite(value),
+            "metric_value": finite(value),
             "metric_direction": directions.get(name, "min"),
             "metric_note": "" if math.isfinite(value) else f"not finite: {value}",
         }
         for name, value in values.items()
     ]
-    return _finite(float(score)), rows
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value as a database holds it."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -46,11 +53,6 @@ def parameter_count(trainer: Any) -> int:
         return int(count)
     model = getattr(trainer, "model", None)
     return sum(parameter.numel() for parameter in model.parameters()) if isinstance(model, torch.nn.Module) else 0
-
-
-def checkpoint_name(epoch: int) -> str:
-    """What the artifact is called that holds a training's state after an epoch, counted from 1."""
-    return f"checkpoint of epoch {epoch}"
 
 
 def checkpoint_artifact(kept: Recorded) -> dict[str, Any]:

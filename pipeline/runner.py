@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,25 +13,27 @@ from typing import Any
 
 import torch
 
+from schemas.continuation import CHECKPOINT, checkpoint_name
 from schemas.outcome import Outcome
-from schemas.training_result import EXTERNAL_STORE, TrainingResult
+from schemas.training_result import TrainingResult
 
 from . import code_changes, plots, provenance, result_uploads, worker
+from .capacity import capacity_of
 from .data_parallel import devices_of
 from .errors import PipelineError
 from .events import EventLog
 from .folders import Folders
 from .gpu_choice import OwnGpu
 from .heartbeat import Heartbeat
+from .progress_file import opened
 from .queue import Worker as Identity
 from .resolver import ClassResolver
-from .result_rows import CHECKPOINT, checkpoint_artifact, checkpoint_name, notes_of, parameter_count, scored
+from .result_rows import checkpoint_artifact, notes_of, parameter_count, scored
 from .retry import Policy
 from .running import RunningAttempt
 from .settings import Database, Settings
 from .shift import Shift
 from .stop import StopSignal
-from .store import datajoint_adapter
 from .store.interface import Store, parse_address
 from .store_patience import StorePatience
 from .trainer_builder import CHECKPOINTS, WEIGHTS_SUFFIX, TrainerBuilder, weights_path
@@ -69,7 +71,13 @@ class TaskRunner:
         self._gpu = OwnGpu(settings)
         self._patience = StorePatience(settings.store_away_seconds)
         self.trainers = TrainerBuilder(settings, store, events, self._gpu, self._patience, code_dir)
+        self.show_life: Callable[[], None] = lambda: None  # says that this process gets on
         self._lent = ExitStack()  # loaders and cached files of the trainers that were handed out
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and batches go."""
+        return self._gpu.device
 
     def close(self) -> None:
         """End the heartbeat and the loader processes of the trainers that were handed out."""
@@ -88,6 +96,9 @@ class TaskRunner:
                 success, errors = worker.populate_directly(table, restrictions, options)
             return {"success_count": success, "error_list": errors}
         stop = StopSignal(self._settings.grace_seconds)
+        progress = opened(self._settings)
+        if progress is not None:
+            self.show_life = progress.show_life
         with stop.listening(), self._gpu.taken():
             shift = self.new_shift([(table, restrictions)], options, stop)
             shift.run()
@@ -104,7 +115,8 @@ class TaskRunner:
 
         `options` are those of `worker.Worker`; `max_calls` is for all tables together.
         """
-        identity = Identity(device=self._device_name())
+        given = capacity_of(self._settings, self._gpu, self.trainers.gpus_there())
+        identity = Identity(device=self._device_name(), gpu=self._gpu.uuid or "", capacity=given)
         if name is not None:
             identity = replace(identity, name=name)
         common: dict[str, Any] = {"terms": self._terms(), "stop": stop, "identity": identity}
@@ -112,7 +124,14 @@ class TaskRunner:
         for table, restrictions in tables:
             self._sweep_checkpoints(table)
             workers.append(worker.Worker(table, restrictions, options, heartbeat=self._beating(), **common))
-        return Shift(workers, stop, lease_seconds=self._settings.lease_seconds, max_tasks=options["max_calls"])
+            table.connection.while_away = self.show_life
+        return Shift(
+            workers,
+            stop,
+            lease_seconds=self._settings.lease_seconds,
+            max_tasks=options["max_calls"],
+            show_life=self.show_life,
+        )
 
     def _sweep_checkpoints(self, table: Any) -> None:
         """Remove from this node the states of trainings that another node has finished since."""
@@ -139,6 +158,7 @@ class TaskRunner:
             self._heartbeat = Heartbeat(
                 self._database, interval=settings.heartbeat_seconds, stall_limit=settings.stall_seconds
             )
+        self._heartbeat.show_life = self.show_life
         return self._heartbeat
 
     def _terms(self) -> worker.Terms:
@@ -183,11 +203,14 @@ class TaskRunner:
                 "model_class_params_history": getattr(trainer, "model_class_params_history_dict", {}),
                 "code_texts": made_by.pop("code_texts"),
             }
-            here = self._takes_blobs(table)
+            here = result_uploads.takes_blobs(table)
             weights, uploaded = self._patience.with_store(
                 attempt,
                 lambda: result_uploads.upload(
-                    self._store, weights_path(trainer, folders, training), blobs if here else {}
+                    self._store,
+                    weights_path(trainer, folders, training),
+                    blobs if here else {},
+                    self.show_life if attempt is None else attempt.show_life,
                 ),
             )
             kept = [] if attempt is None else self._patience.with_store(attempt, attempt.kept_checkpoints)
@@ -224,10 +247,3 @@ class TaskRunner:
         self._store.download(parse_address(address), path)
         trainer.load_best_performing_model()
         return trainer
-
-    @staticmethod
-    def _takes_blobs(table: Any) -> bool:
-        """Whether the histories of this table lie in our store; then nothing slow is left for the insert's
-        transaction."""
-        protocol: str = table.connection._config.stores[EXTERNAL_STORE]["protocol"]
-        return protocol == datajoint_adapter.PROTOCOL

@@ -116,6 +116,10 @@ class RunningAttempt:
             if self.reporter is not None:
                 self.reporter.progress(epoch, step)
 
+    def show_life(self) -> None:
+        """Show that something moves although the training does not: a transfer, or a wait that has an end."""
+        self.lease.show_life()
+
     def batch_was_read(self) -> None:
         """Show life for a trainer that knows nothing of progress and stops: the loaders call this before every batch.
 

@@ -26,7 +26,7 @@ from schemas.script_result import ScriptOutcome
 from schemas.script_task import KEY
 from trainers.contract import Stopped
 
-from . import script_process
+from . import leftover_folders, script_process
 from .errors import ConfigurationError, PipelineError
 from .home import Home
 from .settings import PREFIX, Settings
@@ -35,6 +35,7 @@ from .worker import storable
 logger = logging.getLogger("trainloom")
 
 PROGRAM = Path(script_process.__file__)
+FOLDER = "trainloom-script"  # what the name of a script's folder begins with
 LOOK = 0.1  # s between looks at the child and the lease
 LOOK_FOR_LIFE = 2.0  # s between looks at what the child has done: that takes milliseconds
 ENDING = 3.0  # s from SIGTERM to SIGKILL
@@ -87,7 +88,8 @@ class ScriptTaskRunner:
         """
         check_allowed(self._settings)
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="trainloom-script-") as folder:
+        leftover_folders.sweep(Path(tempfile.gettempdir()), FOLDER)
+        with tempfile.TemporaryDirectory(prefix=leftover_folders.prefix(FOLDER)) as folder:
             self._write_task(Path(folder), task)
             child = self._start(Path(folder))
             tail = _Tail(cast(IO[bytes], child.stdout))

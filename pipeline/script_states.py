@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.attempt import Attempt
 from schemas.script_result import ScriptResult
 from schemas.script_task import KEY, ScriptTask
 
+from .holders import holders
 from .job_table import job_table
-from .task_states import NOW, State, attempts_sql, every_state, in_states, limited_to, seconds_between, state_sql
+from .task_states import State, attempts_sql, every_state, in_states, limited_to, state_sql
 
 STATE = state_sql(KEY)
 COLUMNS = {
@@ -23,16 +23,7 @@ COLUMNS = {
     "pid": "j.pid",
     "attempt": "j.version",
 }
-RUNNING = {
-    "task": f"j.{KEY}",
-    "name": "t.script_task_name",
-    "file_name": "t.script_file_name",
-    "worker": "a.attempt_worker",
-    "host": "j.host",
-    "pid": "j.pid",
-    "pod": "a.attempt_pod",
-    "device": "a.attempt_device",
-}
+RUNNING = {"name": "t.script_task_name", "file_name": "t.script_file_name"}
 
 
 def count(tasks: Any = None) -> dict[str, int]:
@@ -56,26 +47,8 @@ def rows(tasks: Any = None, *, states: tuple[State, ...] = (), limit: int | None
 
 
 def live_workers() -> list[dict[str, Any]]:
-    """The holders of script tasks, who began first before the others, as dicts.
-
-    ``task`` is the key; ``name`` and ``file_name`` are those of the script; ``worker``, ``host``, ``pid``, ``pod`` and
-    ``device`` say who holds it; ``seconds`` is how long the attempt has run, ``beat_seconds`` the age of the last sign
-    of life.
-    """
-    found = _query(
-        f"SELECT {', '.join(RUNNING.values())}, a.attempt_start, j.reserved_time, {NOW} "
-        f"FROM {job_table(ScriptResult()).full_table_name} AS j "
-        f"JOIN {ScriptTask().full_table_name} AS t ON t.{KEY} = j.{KEY} "
-        f"LEFT JOIN {Attempt().full_table_name} AS a ON a.attempt_id = j.version "
-        "WHERE j.status = 'reserved' ORDER BY a.attempt_start, a.attempt_id"
-    )
-    return [_worker(values) for values in found.fetchall()]
-
-
-def _worker(values: tuple[Any, ...]) -> dict[str, Any]:
-    start, beat, now = values[len(RUNNING) :]
-    worker = dict(zip(RUNNING, values, strict=False))
-    return {**worker, "seconds": seconds_between(start, now), "beat_seconds": seconds_between(beat, now)}
+    """The holders of script tasks, as `holders` tells them, with ``name`` and ``file_name`` of the script."""
+    return holders(ScriptTask(), ScriptResult(), KEY, RUNNING)
 
 
 def _query(statement: str) -> Any:

@@ -27,6 +27,7 @@ from .folders import Folders
 from .home import Home
 from .models import ModelLibrary
 from .mongo_database import BLOCKS, MongoDatabase
+from .prediction_runner import PredictionRunner
 from .prober import DatasetProber
 from .resolver import ClassResolver
 from .runner import TaskRunner
@@ -312,5 +313,6 @@ def _bind(
     cleanup.callback(runner.close)
     models = ModelLibrary(resolver, store, folders)
     scripts = ScriptTaskRunner(settings, home, code_dir)
-    binding.bind(binding.Services(resolver, prober, runner, models, scripts))
+    predictions = PredictionRunner(settings, resolver, store, folders, code_dir, models, runner)
+    binding.bind(binding.Services(resolver, prober, runner, models, scripts, predictions))
     cleanup.callback(binding.bind, None)

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from . import pod
 from .errors import ConfigurationError
 from .reporters.value_format import ValueFormats
 
@@ -29,7 +30,7 @@ LOCAL_FOLDER = "trainloom.d"
 SYSTEM_FOLDER = Path("/etc/trainloom")
 FILE_SUFFIXES = (".yaml", ".yml", ".json")  # JSON is YAML
 # Not settings of a project but switches of this package and its tools, under the same prefix.
-OTHER_VARIABLES = frozenset({"TRAINLOOM_HOME", "TRAINLOOM_DEBUG", "TRAINLOOM_CONFIG", "TRAINLOOM_POD"})
+OTHER_VARIABLES = frozenset({"TRAINLOOM_HOME", "TRAINLOOM_DEBUG", "TRAINLOOM_CONFIG", *pod.VARIABLES})
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306}
 
@@ -101,9 +102,18 @@ class Settings(BaseModel):
     )
     moving_average: int = Field(5, ge=1, description="epochs over which shown values are averaged too; 1: none")
     tensorboard_dir: Path | None = Field(None, description="folder to write TensorBoard files to; empty: none")
+    keep_last_state: bool | None = Field(
+        None,
+        description="keep the last state of trainings, for others to go on from, where rows leave it open; empty: "
+        "where it costs next to nothing",
+    )
     device: str = Field("auto", description="torch device; auto: cuda where it is usable, else cpu")
     gpu_memory: ByteSize | None = Field(
         None, description="free memory that a GPU must have, such as 11Gi; empty: the GPU with the most is taken"
+    )
+    memory: ByteSize | None = Field(
+        None,
+        description="memory that the trainings here may have together, such as 64Gi; empty: the container's limit",
     )
     torch_threads: int | None = Field(
         None, ge=1, description="torch threads per worker; empty: cores divided by worker processes"
@@ -111,6 +121,9 @@ class Settings(BaseModel):
     heartbeat_seconds: float = Field(15.0, gt=0, description="how often a worker shows life, s")
     lease_seconds: float = Field(60.0, gt=0, description="age of the last sign of life that ends a worker's lease, s")
     stall_seconds: float = Field(1800.0, gt=0, description="how long a living training may go without a step, s")
+    progress_file: Path | None = Field(
+        None, description="file by which `python -m pipeline.liveness` sees that a worker gets on; empty: none"
+    )
     store_away_seconds: float = Field(600.0, gt=0, description="how long the store may be away meanwhile, s")
     max_attempts: int = Field(3, ge=1, description="failures after which a task is set aside")
     retry_seconds: float = Field(
@@ -135,7 +148,7 @@ class Settings(BaseModel):
     def _split(cls, value: Any) -> Any:
         return tuple(part for part in re.split(r"[,:\s]+", value) if part) if isinstance(value, str) else value
 
-    @field_validator("gpu_memory", mode="before")
+    @field_validator("gpu_memory", "memory", mode="before")
     @classmethod
     def _bytes_of_kubernetes(cls, value: Any) -> Any:
         """``11Gi``, as Kubernetes writes it, is 11 GiB."""

@@ -3,9 +3,10 @@ other, until nothing is due."""
 
 from __future__ import annotations
 
+import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import outlook
@@ -13,6 +14,8 @@ from . import outlook
 if TYPE_CHECKING:
     from .stop import StopSignal
     from .worker import Worker
+
+logger = logging.getLogger("trainloom")
 
 IMPATIENT = 0.5  # share of the lease after which stale leases are looked for again
 
@@ -27,10 +30,17 @@ class Shift:
     ----------
     lease_seconds : age of the last heartbeat at which a job is taken from its worker.
     max_tasks : how many jobs are taken at most, all workers together; None for no limit.
+    show_life : is called between jobs; whoever waits for some calls it too.
     """
 
     def __init__(
-        self, workers: Sequence[Worker], stop: StopSignal, *, lease_seconds: float, max_tasks: int | None
+        self,
+        workers: Sequence[Worker],
+        stop: StopSignal,
+        *,
+        lease_seconds: float,
+        max_tasks: int | None,
+        show_life: Callable[[], None] = lambda: None,
     ) -> None:
         self._workers = list(workers)  # who took the last job stands first
         self._connection = workers[0].queue.connection
@@ -38,6 +48,7 @@ class Shift:
         self._lease_seconds = lease_seconds
         self._max_tasks = max_tasks
         self._next_reclaim = 0.0
+        self.show_life = show_life
 
     @property
     def taken(self) -> int:
@@ -75,6 +86,17 @@ class Shift:
         """Seconds until the next job is due that `run` would take; None if none waits. One statement."""
         return outlook.seconds_to_next(self._connection, [worker.waiting() for worker in self._workers])
 
+    def say_what_is_unfit(self) -> None:
+        """Log how many jobs wait that ask for more than this process can give; other workers may take them."""
+        unfit = sum(worker.queue.count_unfit() for worker in self._workers)
+        if unfit:
+            logger.warning(
+                "%d waiting task%s for more than this worker can give (%s); a worker with more takes them",
+                unfit,
+                "s ask" if unfit > 1 else " asks",
+                self._workers[0].queue.worker.capacity,
+            )
+
     def any_silent(self, seconds: float, pids: Sequence[int] = ()) -> bool:
         """Whether a job of ours is held by a worker that has not shown life for so long; see `Queue.silent`."""
         return any(outlook.found(self._connection, [worker.silent(seconds, pids) for worker in self._workers]))
@@ -84,6 +106,7 @@ class Shift:
         fresh = True
         while self.taken != self._max_tasks:
             self._stop.raise_if_requested()
+            self.show_life()
             self._reclaim()
             if self._take(insist=fresh):
                 fresh = False

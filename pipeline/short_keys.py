@@ -20,7 +20,9 @@ LABELS = {
     "training_config_md5_hash": "training configuration",
     "training_task_md5_hash": "task",
     "script_task_md5_hash": "script task",
+    "prediction_task_md5_hash": "prediction task",
     "stored_model_md5_hash": "stored model",
+    "stored_dataset_md5_hash": "stored dataset",
 }
 
 
@@ -70,6 +72,10 @@ def _hint(column: str) -> str:
         return "`trainloom task list` shows the tasks"
     if column == "script_task_md5_hash":
         return "`trainloom task list --table scripts` shows them"
+    if column == "prediction_task_md5_hash":
+        return "`trainloom task list --table predictions` shows them"
+    if column == "stored_dataset_md5_hash":
+        return "save it with TensorHub().save_dataset"
     if column == "stored_model_md5_hash":
         return "`trainloom model ls` shows the models"
     return "`trainloom insert` prints the keys of a file's rows again"

@@ -32,6 +32,8 @@ class StorePatience:
         """
         deadline, delay = time.monotonic() + self._seconds, FIRST_DELAY
         while True:
+            if attempt is not None:
+                attempt.show_life()
             try:
                 return use()
             except StoreUnavailable as error:

@@ -1,18 +1,21 @@
-"""The kinds of tasks that workers serve: trainings and scripts."""
+"""The kinds of tasks that workers serve: trainings, predictions and scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from schemas.prediction import Prediction
+from schemas.prediction_task import KEY as PREDICTION_KEY
+from schemas.prediction_task import PredictionTask
 from schemas.script_result import ScriptResult
 from schemas.script_task import KEY as SCRIPT_KEY
 from schemas.script_task import ScriptTask
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from . import script_states, task_states
+from . import prediction_states, script_states, task_states
 from .script_runner import ScriptsNotAllowed, check_allowed
 from .short_keys import AmbiguousKey, UnknownKey, full_key
 
@@ -26,13 +29,16 @@ class TaskKind:
 
     Attributes
     ----------
-    name : as commands call it.
+    name, one : as commands call them, and one of them.
+    doing : what a worker does with them.
     tasks, results : the tables.
     key : the column that both tables have as primary key.
     count, rows : where its tasks stand; see `task_states`.
     """
 
     name: str
+    one: str
+    doing: str
     tasks: Any
     results: Any
     key: str
@@ -41,19 +47,38 @@ class TaskKind:
 
     @property
     def participle(self) -> str:
-        """What a finished task of the kind is, in sentences: ``trained`` or ``run``."""
+        """What a finished task of the kind is, in sentences: ``trained``, ``predicted`` or ``run``."""
         return str(self.results.participle)
 
 
 TRAININGS = TaskKind(
-    "trainings", TrainingTask, TrainingResult, task_states.TASK_KEY, task_states.count, task_states.rows
+    "trainings",
+    "training",
+    "Training",
+    TrainingTask,
+    TrainingResult,
+    task_states.TASK_KEY,
+    task_states.count,
+    task_states.rows,
 )
-SCRIPTS = TaskKind("scripts", ScriptTask, ScriptResult, SCRIPT_KEY, script_states.count, script_states.rows)
-KINDS = {kind.name: kind for kind in (TRAININGS, SCRIPTS)}
+PREDICTIONS = TaskKind(
+    "predictions",
+    "prediction",
+    "Predicting",
+    PredictionTask,
+    Prediction,
+    PREDICTION_KEY,
+    prediction_states.count,
+    prediction_states.rows,
+)
+SCRIPTS = TaskKind(
+    "scripts", "script", "Running", ScriptTask, ScriptResult, SCRIPT_KEY, script_states.count, script_states.rows
+)
+KINDS = {kind.name: kind for kind in (TRAININGS, PREDICTIONS, SCRIPTS)}
 
 
-def named(typed: str) -> tuple[TaskKind, str]:
-    """The kind and the key of the one task whose key begins with what was typed.
+def named(typed: str, kinds: Iterable[TaskKind] = tuple(KINDS.values())) -> tuple[TaskKind, str]:
+    """The kind and the key of the one task, of one of these kinds, whose key begins with what was typed.
 
     Raises
     ------
@@ -62,17 +87,17 @@ def named(typed: str) -> tuple[TaskKind, str]:
     """
     found: dict[str, TaskKind] = {}
     unknown: UnknownKey | None = None
-    for kind in KINDS.values():
+    for kind in kinds:
         try:
             found[full_key(kind.tasks, typed)] = kind
         except AmbiguousKey:
             raise
         except UnknownKey as error:
-            unknown = unknown or error  # that of trainings: most tasks are
+            unknown = unknown or error  # the first: most tasks are trainings
     if len(found) > 1:
+        listed = " and ".join(f"a {kind.one}" for kind in found.values())
         raise AmbiguousKey(
-            f"a training and a script task have keys that begin with {typed}: {', '.join(sorted(found))}; "
-            "give more characters"
+            f"{listed} task have keys that begin with {typed}: {', '.join(sorted(found))}; give more characters"
         )
     if unknown is not None and not found:
         raise unknown
@@ -102,5 +127,5 @@ def served(settings: Settings, table: str | None, restriction: str | None) -> tu
     try:
         check_allowed(settings)
     except ScriptsNotAllowed:
-        return (TRAININGS,)
-    return (TRAININGS, SCRIPTS)
+        return TRAININGS, PREDICTIONS
+    return TRAININGS, PREDICTIONS, SCRIPTS

@@ -1,4 +1,4 @@
-"""Taking tasks, trainings and scripts, out of the queue, putting them back, and changing their order."""
+"""Taking tasks, trainings, predictions and scripts, out of the queue, putting them back, and changing their order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.attempt import Outcome
 from schemas.checkpoint import Checkpoint
+from schemas.prediction import Prediction
 from schemas.training_result import TrainingResult
 
 from .errors import PipelineError
@@ -97,9 +98,15 @@ def check_retrain(keys: Iterable[str], *, force: bool = False) -> list[str]:
     return [row["task"] for row in rows if row["state"] == State.FINISHED]
 
 
+def predictions_of(keys: Iterable[str]) -> int:
+    """How many predictions were made with the results of tasks: they go when these are deleted."""
+    made_with = [{"predicted_with_md5_hash": key} for key in keys]
+    return len(Prediction() & made_with) if made_with else 0
+
+
 def retrain(keys: Iterable[str]) -> None:
-    """Delete results and their parts, forget errors, stop what runs, and queue the tasks again; call `check_retrain`
-    first."""
+    """Delete results, their parts and what was predicted with them, forget errors, stop what runs, and queue the tasks
+    again; call `check_retrain` first."""
     for row in _rows(keys):
         kind: TaskKind = row["kind"]
         queue = Queue(kind.results())

@@ -15,7 +15,7 @@ from schemas.model_config import ModelConfig
 from schemas.schema import schema
 from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
-from schemas.training_task import TrainingTask
+from schemas.training_task import STATE, WEIGHTS, TrainingTask
 from schemas.usage import Usage
 
 from .code_changes import has_changed
@@ -59,9 +59,11 @@ def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]
             "seed": task["seed"],
             "code_version": task["code_version"],
             "priority": task["priority"],
+            "warm_start": rows["warm_start"],
+            "warm_start_kind": _kind_of_start(rows),
             "utc_insert_time": task["training_task_time"],
         },
-        "dataset": _dataset(rows["dataset"]),
+        "dataset": dataset_of(rows["dataset"]),
         "model": _configuration(ModelConfig(), rows["model"]),
         "training": {
             **_configuration(TrainingConfig(), rows["training"]),
@@ -69,15 +71,23 @@ def trace(key: str | Mapping[str, Any], *, code: bool = False) -> dict[str, Any]
             "epoch_limit": rows["training"]["epoch_limit"],
         },
         "result": _result(task_key),
-        "provenance": _provenance(task_key, code),
+        "provenance": recorded_provenance(TrainingResult.Provenance() & {KEY: task_key}, code),
     }
 
 
-def _dataset(row: Mapping[str, Any]) -> dict[str, Any]:
+def _kind_of_start(rows: Mapping[str, Any]) -> str:
+    """What the task takes over of the one that it starts from; empty where it starts from none."""
+    if not rows["warm_start"]:
+        return ""
+    return WEIGHTS if rows["initial_state"] == "" else STATE
+
+
+def dataset_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What is recorded of a dataset configuration, by its row."""
     return {
         "file": row["dataset_file_name"],
         "sha256": row["dataset_file_sha256"],
-        "in_store": _in_store(row["dataset_file_sha256"]),
+        "in_store": in_store(row["dataset_file_sha256"]),
         **_configuration(DatasetConfig(), row),
         "type": row["dataset_type"],
         **{name: row[name] for name in ("input_shape", "output_shape", "additional_model_params", "example_counts")},
@@ -124,7 +134,7 @@ def _result(key: str) -> dict[str, Any] | None:
         "artifacts": [
             {
                 **{name: row[f"artifact_{name}"] for name in ("name", "sha256", "size", "kind")},
-                "in_store": _in_store(row["artifact_sha256"]),
+                "in_store": in_store(row["artifact_sha256"]),
             }
             for row in artifacts
         ],
@@ -137,12 +147,13 @@ def _usage(key: str) -> dict[str, Any] | None:
     return asdict(Usage.of(found[0])) if found else None
 
 
-def _provenance(key: str, with_code: bool) -> dict[str, Any] | None:
-    table = TrainingResult.Provenance() & {KEY: key}
+def recorded_provenance(table: Any, with_code: bool) -> dict[str, Any] | None:
+    """The one row of a table of provenance, without its key; None where there is none. `with_code` reads the texts of
+    the modules, too."""
     found = table.proj(..., "-code_texts").to_dicts()
     if not found:
         return None
-    row = {name: value for name, value in found[0].items() if name != KEY}
+    row = {name: value for name, value in found[0].items() if name not in table.primary_key}
     row["code"] = {
         role: {**recorded, "changed": has_changed(role, recorded)} for role, recorded in sorted(row["code"].items())
     }
@@ -151,7 +162,8 @@ def _provenance(key: str, with_code: bool) -> dict[str, Any] | None:
     return row
 
 
-def _in_store(sha256: str) -> bool | None:
+def in_store(sha256: str) -> bool | None:
+    """Whether the store holds an object; None where it does not answer."""
     files = TrainloomStorageAdapter().create_filesystem({"protocol": PROTOCOL, "location": schema.database})
     try:
         return bool(files.exists(sha256))
@@ -161,21 +173,22 @@ def _in_store(sha256: str) -> bool | None:
 
 def render(trace: Mapping[str, Any]) -> str:
     """A trace as an indented tree from the data file to the model, and the texts of the modules if it holds them."""
-    lines = [*_dataset_lines(trace["dataset"]), *_training_lines(trace)]
+    lines = [*dataset_lines(trace["dataset"]), *_training_lines(trace)]
     if trace["result"] is None:
         lines.append((1, "not trained yet: `trainloom worker` trains what waits"))
     else:
-        lines += [*_provenance_lines(trace["provenance"]), *_result_lines(trace["result"])]
+        lines += [*provenance_lines(trace["provenance"]), *_result_lines(trace["result"])]
     text = "\n".join("  " * depth + line for depth, line in lines)
-    return text + "".join(_code_texts(trace["provenance"] or {}))
+    return text + "".join(code_texts(trace["provenance"] or {}))
 
 
 Lines = Iterator[tuple[int, str]]
 
 
-def _dataset_lines(dataset: Mapping[str, Any]) -> Lines:
+def dataset_lines(dataset: Mapping[str, Any]) -> Lines:
+    """A dataset in lines of a tree."""
     counts = ", ".join(f"{dataset['example_counts'][tier]} {tier}" for tier in TIERS)
-    yield 0, f"data file {dataset['file']}: sha256 {dataset['sha256']}{_kept(dataset['in_store'])}"
+    yield 0, f"data file {dataset['file']}: sha256 {dataset['sha256']}{kept(dataset['in_store'])}"
     yield 1, f"dataset {dataset['key']}: {_call(dataset['classes']['dataset'])}{_damage(dataset)}"
     for role, found in dataset["classes"].items():
         if role != "dataset":
@@ -193,14 +206,18 @@ def _training_lines(trace: Mapping[str, Any]) -> Lines:
         yield 2, f"{role}: {_call(training['classes'][role])}"
     yield 2, f"batches of {training['batch_size']}, at most {training['epoch_limit']} epochs"
     version = f", code version {task['code_version']}" if task["code_version"] else ""
-    yield 1, f"task {task['key']}: seed {task['seed']}{version}, inserted {_time(task['utc_insert_time'])}"
+    yield 1, f"task {task['key']}: seed {task['seed']}{version}, inserted {time(task['utc_insert_time'])}"
+    if task["warm_start"]:
+        how = "goes on from the last state" if task["warm_start_kind"] == STATE else "starts from the best weights"
+        yield 2, f"{how} of task {task['warm_start']}"
 
 
-def _provenance_lines(found: Mapping[str, Any]) -> Lines:
+def provenance_lines(found: Mapping[str, Any], participle: str = "trained") -> Lines:
+    """What made something, in lines of a tree; `participle` says what was done."""
     hardware, packages = found["hardware"], found["packages"]
     machine = ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]])
     versions = ", ".join(f"{name} {packages[name]}" for name in PACKAGES if name in packages)
-    yield 2, f"trained on {found['host']} ({machine}), Python {found['python_version']}, {versions}"
+    yield 2, f"{participle} on {found['host']} ({machine}), Python {found['python_version']}, {versions}"
     if found["git_commit"]:
         dirty = {"yes": ", with uncommitted changes", "no": ""}.get(found["git_dirty"], ", changes unknown")
         yield 2, f"commit {found['git_commit']}{dirty}"
@@ -215,18 +232,18 @@ def _provenance_lines(found: Mapping[str, Any]) -> Lines:
 
 
 def _result_lines(result: Mapping[str, Any]) -> Lines:
-    score, duration = _number(result["test_score"]), f"{result['duration']:.3g} s"
-    written = _time(result["utc_insert_time"])
+    score, duration = number(result["test_score"]), f"{result['duration']:.3g} s"
+    written = time(result["utc_insert_time"])
     yield 2, f"result: test score {score} after {result['epochs']} epochs in {duration}, written {written}"
     if result["usage"] is not None:
         yield 3, _cost(Usage(**result["usage"]))
     for metric in result["metrics"]:
         note = f" ({metric['note']})" if metric["note"] else ""
-        yield 3, f"{metric['name']} {_number(metric['value'])}{note}"
+        yield 3, f"{metric['name']} {number(metric['value'])}{note}"
     address = result["model_save_path"] or "no weights were saved"
     yield 3, f"model of {result['parameter_count']:,} parameters: {address}"
     for artifact in result["artifacts"]:
-        yield 4, f"{artifact['name']}: {artifact['kind']}, {artifact['size']:,} bytes{_kept(artifact['in_store'])}"
+        yield 4, f"{artifact['name']}: {artifact['kind']}, {artifact['size']:,} bytes{kept(artifact['in_store'])}"
 
 
 def _cost(usage: Usage) -> str:
@@ -245,14 +262,15 @@ def _cost(usage: Usage) -> str:
     return f"cost on {usage.device}{attempts}{lost}: {told}"
 
 
-def _code_texts(found: Mapping[str, Any]) -> Iterator[str]:
+def code_texts(found: Mapping[str, Any]) -> Iterator[str]:
     """The texts of the modules, each once."""
     modules = {recorded["sha256"]: recorded["module"] for recorded in found.get("code", {}).values()}
     for sha256, text in found.get("code_texts", {}).items():
         yield f"\n\n=== {modules.get(sha256, 'module')} (sha256 {sha256})\n{text}"
 
 
-def _kept(in_store: bool | None) -> str:
+def kept(in_store: bool | None) -> str:
+    """Where an object is, for the end of a line."""
     if in_store is None:
         return ", the store does not answer"
     return ", in the store" if in_store else ", not in the store"
@@ -276,9 +294,11 @@ def _arguments(params: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in sorted(params.items()))
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A value as a tree shows it."""
     return "none" if value is None else f"{value:.6g}"
 
 
-def _time(moment: datetime) -> str:
+def time(moment: datetime) -> str:
+    """A time as a tree shows it."""
     return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

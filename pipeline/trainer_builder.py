@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from datasets_impl import mongo_access
+from schemas.continuation import missing_state
 from trainers import checkpoint, numerics
 
 from . import gpu_locks, provenance, rank_devices
+from .data_directory import data_directory
 from .data_parallel import DataParallelTrainer, devices_of
-from .errors import PipelineError
+from .errors import ConfigurationError, PipelineError
 from .events import EventLog
 from .folders import Folders
 from .gpu_choice import OwnGpu
 from .gpu_locks import Gpu
+from .group_launch import GroupLaunch
 from .node_cache import NodeCache
-from .prober import companions_of
+from .rank_group import RankGroup
+from .rank_launch import RankLaunch
 from .rank_recipe import Recipe
 from .reporters.choice import views
 from .reporters.description import described
@@ -38,6 +43,8 @@ logger = logging.getLogger("trainloom")
 
 # Not .safetensors: torch.load picks its reader by that name, and a trainer of one's own may write another format.
 WEIGHTS_SUFFIX = ".weights"
+STARTS = ("initial_weights", "initial_state")  # what a trainer calls the file that it starts from
+KEPT_LAST = "checkpoints_kept_last"  # the trainer's parameter that says whether its last state stays
 CHECKPOINTS = "checkpoints"  # the folder of states on the node, one folder per task
 SERVED = ("stop", "progress", "reporter", "checkpoints")  # what a worker does for ranks that run elsewhere
 
@@ -66,6 +73,7 @@ class TrainerBuilder:
         self._gpu = gpu
         self._patience = patience
         self._code_dir = code_dir
+        self._group = RankGroup.of_environment()
         self.in_pool = False
         self.gpus: Sequence[Gpu] | None = None
 
@@ -98,7 +106,9 @@ class TrainerBuilder:
         given = arguments_of(training, loaders, self._gpu.device, path)
         torch.manual_seed(training.seed)  # for trainers that know nothing of seeds
         return training.trainer.cls(
-            **given, **{name: value for name, value in offered.items() if name in named}, **training.trainer.params
+            **given,
+            **{name: value for name, value in offered.items() if name in named},
+            **{**training.trainer.params, **self._run_params(training)},
         )
 
     def build_ranks(
@@ -111,48 +121,87 @@ class TrainerBuilder:
         offered: dict[str, Any],
     ) -> DataParallelTrainer:
         """What takes the place of the trainer of a task, with these rows, that is trained on several devices."""
-        devices = devices_of(training)
-        there = gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
-        gpus = resources.enter_context(rank_devices.taken(self._gpu, devices, there, self._settings.gpu_memory))
-        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
+        devices, group = devices_of(training), self._group
+        gpus = resources.enter_context(self._gpus_of(devices))
         attempt: RunningAttempt | None = offered.get("stop")
+        served = {name: offered[name] for name in SERVED if name in offered and name in named_by(training)}
+        recipe = replace(
+            self._recipe(rows, training, folders, resources, attempt),
+            start={name: offered[name] for name in STARTS if name in offered},
+            offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
+            gpus=gpus,
+        )
+        if num_workers is not None:
+            recipe = replace(recipe, num_workers=num_workers)
+
+        def new_launch() -> RankLaunch | GroupLaunch:
+            return (
+                RankLaunch(recipe, devices)
+                if group is None
+                else GroupLaunch(group, recipe, _announced(recipe, training))
+            )
+
+        reporter = offered["reporter"] if attempt is None else attempt.reporter
+        return DataParallelTrainer(new_launch, devices, served, None if reporter is None else reporter.expects)
+
+    def member_recipe(
+        self,
+        task: Mapping[str, Any],
+        training: TrainingSpec,
+        folders: Folders,
+        resources: ExitStack,
+        gpus: Mapping[int, str],
+    ) -> Recipe:
+        """The recipe of a training that the worker of a group has announced, on this machine."""
+        recipe = self._recipe(task["rows"], training, folders, resources, None)
+        start = self._start(training, folders, None, resources) if task["starts"] else {}
+        return replace(recipe, start=start, numerics=task["numerics"], gpus=gpus)
+
+    def _gpus_of(self, devices: int) -> AbstractContextManager[Mapping[int, str]]:
+        """Holds the GPUs of the ranks that run here, by rank."""
+        if self._group is None:
+            return rank_devices.taken(self._gpu, devices, self.gpus_there(), self._settings.gpu_memory)
+        if self._group.size != devices:
+            raise ConfigurationError(
+                f"the training asks for {devices} devices, and torchrun has started {self._group.size} processes; let "
+                "a group of as many take it"
+            )
+        return nullcontext({} if self._gpu.uuid is None else {self._group.rank: self._gpu.uuid})
+
+    def _recipe(
+        self,
+        rows: Mapping[str, Any],
+        training: TrainingSpec,
+        folders: Folders,
+        resources: ExitStack,
+        attempt: RunningAttempt | None,
+    ) -> Recipe:
+        """What each rank is told, but for what the worker does for the first one."""
+        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
         directory = self._patience.with_store(attempt, lambda: self._data_directory(training, folders, cache))
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
-        served = {name: offered[name] for name in SERVED if name in offered and name in named_by(training)}
-        recipe = Recipe(
+        return Recipe(
             rows=rows,
             allowed_packages=self._settings.allowed_packages,
             code_dir=self._code_dir,
             data_directory=directory,
-            num_workers=self._settings.num_workers if num_workers is None else num_workers,
+            num_workers=self._settings.num_workers,
             model_save_path=folders.model_save_dir / f"{training.key}{WEIGHTS_SUFFIX}",
-            initial_weights=offered.get("initial_weights"),
+            start={},
+            run_params=self._run_params(training),
             numerics=numerics.record(),
-            offered=frozenset({*served, "stop"}),  # when ranks ask whether to stop, they tell their progress
-            gpus=gpus,
+            offered=frozenset(),
+            gpus={},
             mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
-        reporter = offered["reporter"] if attempt is None else attempt.reporter
-        return DataParallelTrainer(recipe, devices, served, None if reporter is None else reporter.expects)
+
+    def gpus_there(self) -> Sequence[Gpu]:
+        """The GPUs that trainings of this session may have."""
+        return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
-        """The folder that user code finds the data file in; datasets with a fingerprint of their own read from
-        `dataset_dir` directly."""
-        name, sha256 = training.dataset_row["dataset_file_name"], training.dataset_row["dataset_file_sha256"]
-        own = getattr(training.dataset.cls, "fingerprint", None)
-        if own is None:
-            path = cache.fetch(name, sha256, folders.dataset_dir / name, store=self._store)
-            for companion, digest in companions_of(training.dataset.cls, path).items():
-                beside = str(PurePosixPath(name).with_name(companion))
-                original = folders.dataset_dir / beside
-                cache.fetch(beside, digest, original, store=self._store, companion_of=sha256)
-            return path.parents[len(Path(name).parts) - 1]
-        if own(folders.dataset_dir / name, **training.dataset.params) != sha256:
-            raise PipelineError(
-                f"the data at {folders.dataset_dir / name} changed since its configuration was inserted; insert it as "
-                "a new dataset configuration"
-            )
-        return folders.dataset_dir
+        """The folder that user code finds the data file in."""
+        return data_directory(training.dataset_row, training.dataset, folders.dataset_dir, cache, self._store)
 
     def offers(
         self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack
@@ -169,31 +218,65 @@ class TrainerBuilder:
             attempt.reporter = reporter
             attempt.events = TrainingEvents(self._events, training.key, attempt.claim.attempt)
             offered.update(stop=attempt, progress=attempt.progress, reporter=attempt)
+        content = None
         if attempt is not None and "checkpoints" in named_by(training):
             code = provenance.code_digest(training.classes())
             keeper = attempt.keep_checkpoints(folders.model_save_dir / CHECKPOINTS / training.key, self._store, code)
             offered["checkpoints"] = keeper
             content = self._patience.with_store(attempt, keeper.peek)
-            if content is not None:
-                pinned = checkpoint.read_header(content).numerics
-                for name, (recorded, here) in numerics.pin(pinned).items():
-                    logger.warning("%s is %s here; the training began with %s", name, here, recorded)
-                settled = numerics.record()
-        if training.initial_weights:
-            path = folders.model_save_dir / f"{training.key}.initial{WEIGHTS_SUFFIX}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._patience.with_store(
-                attempt, lambda: self._store.download(parse_address(training.initial_weights), path)
-            )
-            resources.callback(path.unlink, missing_ok=True)
-            offered["initial_weights"] = str(path)
+        if content is None:
+            start = self._start(training, folders, attempt, resources)
+            offered.update(start)
+            content = Path(start["initial_state"]).read_bytes() if "initial_state" in start else None
+        if content is not None and content.startswith(checkpoint.MAGIC):  # a trainer may have a format of its own
+            for name, (recorded, here) in numerics.pin(checkpoint.read_header(content).numerics).items():
+                logger.warning("%s is %s here; the training began with %s", name, here, recorded)
+            settled = numerics.record()
         return offered, settled
+
+    def _start(
+        self, training: TrainingSpec, folders: Folders, attempt: RunningAttempt | None, resources: ExitStack
+    ) -> dict[str, str]:
+        """The file that the training starts from, as its trainer calls it; nothing where it starts from its model's own
+        weights. `resources` removes it."""
+        if training.initial_state is None:
+            raise PipelineError(missing_state(training.warm_start))
+        if training.initial_weights is None:
+            raise PipelineError(f"the task {training.warm_start[:8]} has no weights to start from; train it first")
+        if not (training.initial_state or training.initial_weights):
+            return {}
+        name, sha256 = "initial_state", training.initial_state
+        if not sha256:
+            name, sha256 = "initial_weights", parse_address(training.initial_weights)
+        member = f".{self._group.rank}" if self._group is not None else ""  # several may be on one machine
+        path = folders.model_save_dir / f"{training.key}.initial{member}{WEIGHTS_SUFFIX}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._patience.with_store(attempt, lambda: self._store.download(sha256, path))
+        resources.callback(path.unlink, missing_ok=True)
+        return {name: str(path)}
+
+    def _run_params(self, training: TrainingSpec) -> dict[str, Any]:
+        """Parameters of the trainer that are the settings' where the row leaves them open."""
+        open_ = KEPT_LAST in named_by(training) and training.trainer.params.get(KEPT_LAST) is None
+        keep = self._settings.keep_last_state
+        return {KEPT_LAST: keep} if open_ and keep is not None else {}
 
     def _threads(self, devices: int) -> int:
         """Of each process: several of one training share what a worker has."""
+        devices = devices if devices == 1 or self._group is None else self._group.local_size
         if self._settings.torch_threads is not None:
             return max(1, self._settings.torch_threads // devices)
         return numerics.default_threads(self._settings.worker_processes * devices)
+
+
+def _announced(recipe: Recipe, training: TrainingSpec) -> dict[str, Any]:
+    """What the other processes of a group are told of a training; `member_recipe` takes it."""
+    return {
+        "rows": recipe.rows,
+        "code": provenance.code_digest(training.classes()),
+        "starts": bool(recipe.start),
+        "numerics": recipe.numerics,
+    }
 
 
 def weights_path(trainer: Any, folders: Folders, training: TrainingSpec) -> Path:

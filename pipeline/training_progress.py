@@ -6,20 +6,18 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from schemas.script_task import ScriptTask
-from schemas.training_task import TrainingTask
-
-from . import code_changes, gpu_locks, script_states, task_states
+from . import code_changes, gpu_locks
+from .gpu_choice import AUTO
 from .reporters import choice
 from .reporters.pool_display import PoolDisplay
 from .reporters.pool_view import PROGRESS, Snapshot
 from .reporters.value_format import ValueFormats
 from .short_keys import shown
-from .task_kind import SCRIPTS, TRAININGS, TaskKind, served
+from .task_kind import KINDS, PREDICTIONS, SCRIPTS, TRAININGS, TaskKind, served
 from .task_states import State
 from .worker_pool import Assignment, Event, WorkerPool
 
@@ -42,12 +40,13 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
     code_changes.warn_if_changed(logger)
     _tell_what_is_left_alone(kinds, assignment)
     if not (total or running or assignment.watch):
-        print("There is nothing to train." if due.keys() != {SCRIPTS.name} else "There are no scripts to run.")
+        print(_nothing(kinds))
         return 0
     # Tasks that wait for others become ready meanwhile.
     waiting = sum(states[State.WAITING] for states in counts.values())
     useful = processes if assignment.watch else min(processes, max(1, sum(due.values()) + waiting))
-    pool = WorkerPool(settings, useful, assignment, gpu_locks.available(settings.device))
+    gpus = gpu_locks.available(settings.device)
+    pool = WorkerPool(settings, useful, assignment, gpus)
     if total or assignment.watch:
         workers = _counted(useful, "worker process", "worker processes")
         then = ", then waiting for more" if assignment.watch else ""
@@ -55,6 +54,8 @@ def train(settings: Settings, processes: int, assignment: Assignment) -> int:
     else:
         held = _counted(running, "task", "tasks")
         print(f"Other workers hold {held}; looking whether they live.", flush=True)
+    if not gpus and settings.device == AUTO and TRAININGS.name in due:
+        print("Trainings run on the CPU: torch can use no GPU here.", flush=True)
     with TrainingProgress(total, settings) as progress:
         return pool.run(progress.report)
 
@@ -69,15 +70,23 @@ def _chosen(kind: TaskKind, assignment: Assignment) -> Any:
     return tasks
 
 
+def _nothing(kinds: Sequence[TaskKind]) -> str:
+    """That nothing waits, in words."""
+    if list(kinds) == [SCRIPTS]:
+        return "There are no scripts to run."
+    return "There is nothing to predict." if list(kinds) == [PREDICTIONS] else "There is nothing to train."
+
+
 def _doing(due: Mapping[str, int], total: int) -> str:
     """What is about to begin, in words; `due` is the number of tasks by kind."""
-    trainings, scripts = due.get(TRAININGS.name, 0), due.get(SCRIPTS.name, 0)
-    if trainings and scripts:
-        waiting = f"{_counted(trainings, 'training', 'trainings')} and {_counted(scripts, 'script', 'scripts')}"
-        return f"Doing {_counted(total, 'task', 'tasks')} of {waiting}"
-    if scripts or TRAININGS.name not in due:
-        return f"Running {_counted(total, 'script', 'scripts')}"
-    return f"Training {_counted(total, 'task', 'tasks')}"
+    kinds = [KINDS[name] for name in due]
+    waiting = [kind for kind in kinds if due[kind.name]]
+    if len(waiting) > 1:
+        listed = [_counted(due[kind.name], kind.one, kind.name) for kind in waiting]
+        return f"Doing {_counted(total, 'task', 'tasks')} of {', '.join(listed[:-1])} and {listed[-1]}"
+    (kind,) = waiting or kinds[:1]
+    named = ("script", "scripts") if kind is SCRIPTS else ("task", "tasks")
+    return f"{kind.doing} {_counted(total, *named)}"
 
 
 def _tell_what_is_left_alone(kinds: Sequence[TaskKind], assignment: Assignment) -> None:
@@ -122,33 +131,21 @@ class TrainingProgress:
             self._began[key] = time.monotonic()
         elif event.kind in ("made", "failed"):
             self._display.ended(key)
-            tell = self._script_outcome if SCRIPTS.key in event.key else self._outcome
-            self._display.print(tell(key, event))
+            self._display.print(self._outcome(key, event))
         else:
             self._display.print(event.message)
 
     def _outcome(self, key: str, event: Event) -> str:
-        """How the attempt at a training ended, in a line."""
+        """How the attempt at a task ended, in a line."""
         seconds = time.monotonic() - self._began.pop(key, time.monotonic())
-        row = next(iter(task_states.rows(TrainingTask() & {task_states.TASK_KEY: key})), None)
+        kind = next(kind for kind in KINDS.values() if kind.key in event.key)
+        row = next(iter(kind.rows(kind.tasks() & {kind.key: key})), None)
         if row is None:
             return f"{shown(key)}  was deleted meanwhile"
-        what = f"{shown(key)}  {row['model_class']}, {row['optimizer_class']}, seed {row['seed']}"
+        what, came_to = TOLD[kind.name](row)
         if event.kind == "failed":
-            return self._failure(what, seconds, event, row["state"])
-        score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
-        return f"{self._counted()} {what}: {score}, {seconds:.1f} s"
-
-    def _script_outcome(self, key: str, event: Event) -> str:
-        """How the attempt at a script task ended, in a line."""
-        seconds = time.monotonic() - self._began.pop(key, time.monotonic())
-        row = next(iter(script_states.rows(ScriptTask() & {SCRIPTS.key: key})), None)
-        if row is None:
-            return f"{shown(key)}  was deleted meanwhile"
-        what = f"{shown(key)}  {row['name']}, {row['file_name']}"
-        if event.kind == "failed":
-            return self._failure(what, seconds, event, row["state"])
-        return f"{self._counted()} {what}: run, {seconds:.1f} s"
+            return self._failure(f"{shown(key)}  {what}", seconds, event, row["state"])
+        return f"{self._counted()} {shown(key)}  {what}: {came_to}, {seconds:.1f} s"
 
     def _failure(self, what: str, seconds: float, event: Event, state: str) -> str:
         failed = f"{what}: failed after {seconds:.1f} s: {event.message}"
@@ -164,3 +161,26 @@ class TrainingProgress:
 
 def _counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
+
+
+def _training(row: Mapping[str, Any]) -> tuple[str, str]:
+    score = "no finite score" if row["test_score"] is None else f"test score {row['test_score']:.4f}"
+    return f"{row['model_class']}, {row['optimizer_class']}, seed {row['seed']}", score
+
+
+def _prediction(row: Mapping[str, Any]) -> tuple[str, str]:
+    score = "" if row["score"] is None else f", score {row['score']:.4f}"
+    data = " ".join(filter(None, (row["data"], row["tier"])))
+    return f"{row['model_class']} on {data}", f"{_counted(row['count'] or 0, 'example', 'examples')}{score}"
+
+
+def _script(row: Mapping[str, Any]) -> tuple[str, str]:
+    return f"{row['name']}, {row['file_name']}", "run"
+
+
+TOLD: Mapping[str, Callable[[Mapping[str, Any]], tuple[str, str]]] = {
+    TRAININGS.name: _training,
+    PREDICTIONS.name: _prediction,
+    SCRIPTS.name: _script,
+}
+"""Kind to what a line says of a task and of what it came to."""

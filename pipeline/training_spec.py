@@ -32,7 +32,9 @@ class TrainingSpec:
     dataset_row : the config row as user code receives it.
     model_params : complete: shapes, the row's parameters and the dataset's additional ones.
     samplers : tier to its sampler; tiers without one are missing.
-    initial_weights : address of the weights to start from, or empty.
+    warm_start : key of the task whose weights or state it starts from, or empty.
+    initial_weights : address of the weights to start from; empty for the model's own, None where they are gone.
+    initial_state : sha256 of the state of another training to go on from; empty for none, None where there is none.
     scheduler : class of the learning-rate scheduler, where the row names one and the trainer is given it.
     notes : what a reader of the result should know.
     """
@@ -49,12 +51,14 @@ class TrainingSpec:
     criterion: Component
     batch_size: int
     epoch_limit: int
-    initial_weights: str = ""
+    warm_start: str = ""
+    initial_weights: str | None = ""
+    initial_state: str | None = ""
     scheduler: type | None = None
     notes: list[str] = field(default_factory=list)
 
-    def classes(self) -> dict[str, type]:
-        """Role to class, for provenance."""
+    def classes(self) -> dict[str, Any]:
+        """Role to class, or to function, for provenance."""
         named = {
             "dataset": self.dataset,
             "trainer": self.trainer,
@@ -62,7 +66,13 @@ class TrainingSpec:
             "criterion": self.criterion,
         }
         samplers = {f"{tier}_sampler": sampler.cls for tier, sampler in self.samplers.items()}
-        classes = {**{role: component.cls for role, component in named.items()}, "model": self.model, **samplers}
+        functions = {
+            f"dataset_{name}": self.dataset.params[name]
+            for name in sorted(getattr(self.dataset.cls, "function_params", ()))
+            if self.dataset.params.get(name) is not None
+        }
+        components = {role: component.cls for role, component in named.items()}
+        classes = {**components, "model": self.model, **samplers, **functions}
         return classes if self.scheduler is None else {**classes, "scheduler": self.scheduler}
 
 
@@ -77,9 +87,9 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         If a class cannot be found any more or lost a parameter that the row sets.
     """
     notes: list[str] = []
-    dataset = _components(DatasetConfig(), rows["dataset"], resolver, notes)
-    model = _components(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
-    training = _components(TrainingConfig(), rows["training"], resolver, notes)
+    dataset = components_of(DatasetConfig(), rows["dataset"], resolver, notes)
+    model = components_of(ModelConfig(), rows["model"], resolver, notes)["model_class_params"]
+    training = components_of(TrainingConfig(), rows["training"], resolver, notes)
     trainer, scheduler = _with_scheduler(training["trainer_class_params"], resolver)
     row = dict(rows["dataset"])
     samplers = {tier: dataset[column] for tier in TIERS if (column := f"{tier}_sampler_class_params") in dataset}
@@ -96,7 +106,9 @@ def read_spec(rows: Mapping[str, Any], resolver: ClassResolver) -> TrainingSpec:
         criterion=training["criterion_class_params"],
         batch_size=int(rows["training"]["batch_size"]),
         epoch_limit=int(rows["training"]["epoch_limit"]),
+        warm_start=rows["warm_start"],
         initial_weights=rows["initial_weights"],
+        initial_state=rows["initial_state"],
         scheduler=scheduler,
         notes=notes,
     )
@@ -130,9 +142,11 @@ def as_shape(value: Any) -> Any:
     return [as_shape(item) for item in value]
 
 
-def _components(
+def components_of(
     table: ConfigTable, row: Mapping[str, Any], resolver: ClassResolver, notes: list[str]
 ) -> dict[str, Component]:
+    """The classes that a row names, by their column of parameters; raises as `read_spec` does. `notes` grows by what a
+    reader should know."""
     stored = table.read(row)
     components = {}
     for slot in table.slots:
@@ -146,5 +160,6 @@ def _components(
             f"{signature.label} has lost the parameter {parameter} since the row was inserted; it was at its default"
             for parameter in lost
         )
-        components[slot.params] = Component(resolver.resolve(module, name, slot.kind), params)
+        cls = resolver.resolve(module, name, slot.kind)
+        components[slot.params] = Component(cls, resolver.with_functions(cls, params))
     return components

@@ -145,6 +145,7 @@ class Worker:
         (key,) = claim.key.values()
         jobs, attempts = self.queue.full_names
         with self._heartbeat.hold(jobs, claim.key, attempts, claim.attempt, since=sent) as lease:
+            self.queue.note_pod(claim)
             running = RunningAttempt(claim, self.queue, lease, self._stop, self._terms.store_away_seconds)
             if not self._settled(claim, running):
                 return

@@ -17,9 +17,10 @@ from datajoint.errors import DataJointError
 
 from schemas.attempt import Outcome
 
-from . import worker_process
+from . import progress_file, worker_process
 from .errors import ConfigurationError, PipelineError
 from .gpu_locks import Gpu
+from .life_sign import LifeSign, Silence
 from .queue import Queue
 from .retry import Policy
 from .stop import StopSignal
@@ -40,6 +41,7 @@ TICK = 0.5  # s until a signal is noticed while nothing else happens
 QUICK = 60.0  # s: a process that dies sooner, having finished no task, has not got anywhere
 # More than the attempts after which a task that kills its workers is set aside: it alone must not end a pool.
 QUICK_DEATHS = 5
+START_LIMIT = 600.0  # s that a process may take until its first sign of life: it imports, connects and waits for a GPU
 CONFIGURATION = ConfigurationError.exit_code
 
 
@@ -50,8 +52,10 @@ class _Process:
     process: SpawnProcess
     channel: Connection
     name: str
+    silence: Silence
     started: float
     got_somewhere: bool = False
+    stuck: bool = False
 
 
 @dataclass
@@ -90,7 +94,7 @@ class WorkerPool:
 
     They are spawned, since a forked child shares its parent's connection, and are no daemons, since they start loader
     processes. SIGINT is this process's alone; on SIGTERM they save and give back the job they hold, and so they do when
-    this process dies. What a process held that died is given back at once.
+    this process dies. What a process held that died is given back at once. One that shows no life any more is killed.
     """
 
     def __init__(self, settings: Settings, count: int, assignment: Assignment, gpus: Sequence[Gpu] = ()) -> None:
@@ -114,6 +118,9 @@ class WorkerPool:
         kinds = served(settings, assignment.table, assignment.restriction)
         self._queues = [Queue(kind.results()) for kind in kinds]
         self._policy = Policy(settings.max_attempts, settings.retry_seconds)
+        self._stall_limit = progress_file.stall_limit(settings)
+        # Where this process does its part, its children never make the whole worker look stuck.
+        self._progress = progress_file.opened(settings, spare=START_LIMIT)
 
     def run(self, report: Callable[[Event], None]) -> int:
         """Work until nothing is left; a session must be open. Returns the exit code: 0, or the worst of the processes.
@@ -124,6 +131,7 @@ class WorkerPool:
         grace = self._settings.grace_seconds
         stop = StopSignal(grace + MARGIN if grace > 0 else 0.0)
         stop.polled = True
+        self._queues[0].connection.while_away = self._show_life
         with stop.listening():
             try:
                 for slot in self._slots:
@@ -139,14 +147,15 @@ class WorkerPool:
     def _start(self, slot: _Slot) -> None:
         context = multiprocessing.get_context("spawn")
         reader, writer = context.Pipe(duplex=False)
-        place = Place(secrets.token_hex(8), self._gpus)
+        sign = LifeSign(context)
+        place = Place(secrets.token_hex(8), sign, self._gpus)
         process = context.Process(
             target=worker_process.run, args=(self._settings, slot.share, place, writer), name="trainloom-worker"
         )
         with _sigint_blocked():
             process.start()
         writer.close()  # so that the reader sees the end of a process that was killed
-        slot.running = _Process(process, reader, place.name, time.monotonic())
+        slot.running = _Process(process, reader, place.name, Silence(sign), time.monotonic())
 
     def _listen(self, stop: StopSignal, report: Callable[[Event], None]) -> None:
         """Report events until every process has ended for good."""
@@ -158,6 +167,23 @@ class WorkerPool:
             wait([slot.running.channel for slot in running if slot.running is not None], timeout=TICK)
             for slot in running:
                 self._hear(slot, stop, report)
+            self._end_stuck()
+            self._show_life()
+
+    def _end_stuck(self) -> None:
+        """Kill what shows no life any more: what hangs in a C call hears no signal, and its lease is lost already."""
+        for running in self._running():
+            silence = running.silence
+            silence.look()
+            limit = max(self._stall_limit, START_LIMIT) if silence.unbroken else self._stall_limit
+            if silence.seconds > limit and not running.stuck:
+                running.stuck = True
+                running.process.kill()
+
+    def _show_life(self) -> None:
+        """This process shows the life of the one that has been silent for longest."""
+        if self._progress is not None:
+            self._progress.show_life(max((running.silence.seconds for running in self._running()), default=0.0))
 
     def _hear(self, slot: _Slot, stop: StopSignal, report: Callable[[Event], None]) -> None:
         """Report what a process has told, and see whether it has ended."""
@@ -183,8 +209,7 @@ class WorkerPool:
         code = running.process.exitcode
         assert code is not None, "it was joined"
         if code < 0 and not stop.requested:
-            died = f"the worker process {running.process.pid} died of {signal.Signals(-code).name}"
-            message = f"{died}; see the system's log (was there not enough memory?)"
+            message = _cause_of_death(running, signal.Signals(-code))
             self._take_back(running.name, Outcome.LOST, message)
             report(Event("broken", message))
         elif code != 0:
@@ -224,6 +249,16 @@ class WorkerPool:
 
     def _running(self) -> list[_Process]:
         return [slot.running for slot in self._slots if slot.running is not None]
+
+
+def _cause_of_death(dead: _Process, number: signal.Signals) -> str:
+    if dead.stuck:
+        return (
+            f"the worker process {dead.process.pid} was killed: it had shown no life for {dead.silence.seconds:.0f} s "
+            "(stall_seconds)"
+        )
+    died = f"the worker process {dead.process.pid} died of {number.name}"
+    return f"{died}; see the system's log (was there not enough memory?)"
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from . import gpu_choice
 from .gpu_locks import Gpu
+from .life_sign import LifeSign
 from .stop import StopSignal
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Assignment:
     max_tasks : how many tasks are taken at most, or None.
     watch : wait for new tasks for ever.
     wait_seconds : without `watch`, for how long a task is waited for that is soon to be tried again.
-    table : ``"trainings"`` or ``"scripts"``, or None for both where scripts are allowed.
+    table : ``"trainings"``, ``"predictions"`` or ``"scripts"``, or None for all, scripts where they are allowed.
     """
 
     order: str = "original"
@@ -87,10 +88,12 @@ class Place:
     Attributes
     ----------
     name : of its worker; attempts record it, so that nobody takes back another's job.
+    sign : by which it shows that it gets on.
     gpus : those of which it may have one; empty for none.
     """
 
     name: str
+    sign: LifeSign
     gpus: tuple[Gpu, ...] = ()
 
 
@@ -134,14 +137,15 @@ def _work(settings: Settings, assignment: Assignment, place: Place, stop: StopSi
         runner = cast("TaskRunner", services("a worker process").runner)
         runner.trainers.in_pool = True
         runner.trainers.gpus = place.gpus
+        runner.show_life = place.sign.show
         kinds = served(settings, assignment.table, assignment.restriction)
         tables = [(kind.results(), assignment.restrictions) for kind in kinds]
         shift = runner.new_shift(tables, options, stop, place.name)
         patience = Patience(shift, assignment, settings.poll_seconds)
-        while True:
+        shift.run()
+        shift.say_what_is_unfit()
+        while shift.taken != assignment.max_tasks and patience.wait():
             shift.run()
-            if shift.taken == assignment.max_tasks or not patience.wait():
-                return
 
 
 class Patience:
@@ -161,6 +165,7 @@ class Patience:
         """
         began = time.monotonic()
         while True:
+            self._shift.show_life()
             idle = time.monotonic() - began
             seconds = self._shift.seconds_to_next()
             if idle > SHORTEST / 2 and seconds == 0:

@@ -42,7 +42,7 @@ class Attempt(Connected, dj.Manual):
     attempt_worker       : varchar(64)
     attempt_host         : varchar(255)
     attempt_pid          : int32
-    attempt_pod          : varchar(255)   # empty outside a cluster
+    attempt_pod          : varchar(255)   # empty outside a cluster; more is in the part `Pod`
     attempt_device       : varchar(255)
     attempt_start        : datetime(3)    # UTC, as all times, by the database's clock
     attempt_beat=null    : datetime(3)
@@ -57,6 +57,18 @@ class Attempt(Connected, dj.Manual):
     attempt_stack=null   : <blob>         # the traceback
     INDEX (attempt_key, attempt_start)
     """
+
+    class Pod(Connected, dj.Part):
+        """Where in a cluster an attempt ran."""
+
+        definition = """
+        -> master
+        ---
+        pod_namespace : varchar(63)
+        pod_node      : varchar(253)
+        pod_image     : varchar(1023)  # as the manifest named it
+        pod_gpu       : varchar(255)   # what the driver calls the GPU; empty without one
+        """
 
     class Usage(Connected, dj.Part):
         """What an attempt cost that ended without a result."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -125,6 +126,23 @@ class Scripts(Protocol):
         `ScriptResult.make_insert` writes."""
 
 
+class Predictions(Protocol):
+    """Applies trained models to data."""
+
+    def stored_shape(self, sha256: str, name: str) -> Any:
+        """The shape of one example of a stored dataset, as `Probe` has it; `name` is for messages."""
+
+    def compute(self, spec: Mapping[str, Any], table: Any) -> Any:
+        """Predict one task outside any transaction, its rows as `Prediction.spec` gives them; the outcome is what
+        `Prediction.make_insert` writes."""
+
+    def load(self, sha256: str) -> dict[str, Any]:
+        """The arrays of a prediction."""
+
+    def save(self, sha256: str, path: str | os.PathLike[str], *, force: bool) -> None:
+        """Write the arrays of a prediction to a file; see `Prediction.save`."""
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything a session binds."""
@@ -134,6 +152,7 @@ class Services:
     runner: Runner
     models: Models
     scripts: Scripts
+    predictions: Predictions
 
 
 _bound: Services | None = None

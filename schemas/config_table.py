@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from .binding import services
 from .errors import InvalidRow
@@ -22,6 +22,8 @@ from .schema import Connected
 logger = logging.getLogger("trainloom")
 
 MAX_INT32 = 2**31 - 1
+Row = TypeVar("Row")
+Checked = TypeVar("Checked")
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,23 @@ def rows_of(tuples: Any) -> Iterator[Mapping[str, Any]]:
         if not isinstance(row, Mapping):
             raise InvalidRow(f"row {number} is a {type(row).__name__}, not a dict of columns")
         yield row
+
+
+def each_checked(label: str, rows: Iterable[Row], check: Callable[[Row], Checked]) -> list[Checked]:
+    """What a check makes of every row; an error names the table, by its label, and the number of the row.
+
+    Raises
+    ------
+    InvalidRow
+        If the check does.
+    """
+    checked = []
+    for number, row in enumerate(rows):
+        try:
+            checked.append(check(row))
+        except InvalidRow as error:
+            raise InvalidRow(f"{label} row {number}: {error}") from error
+    return checked
 
 
 def unknown_column(column: str, columns: Iterable[str]) -> str:

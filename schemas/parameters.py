@@ -34,7 +34,7 @@ TRAINER_GIVEN = frozenset(
     }
 )
 TRAINER_OFFERED = frozenset(
-    {"seed", "initial_weights", "reporter", "checkpoints", "stop", "progress", "scheduler_class"}
+    {"seed", "initial_weights", "initial_state", "reporter", "checkpoints", "stop", "progress", "scheduler_class"}
 )
 
 # What the pipeline itself passes when it builds a class: the first so many positional arguments, and arguments by name.

@@ -6,7 +6,7 @@ import datajoint as dj
 
 from .schema import Connected, schema
 
-VERSION = 4  # of the tables; raised when a definition changes
+VERSION = 5  # of the tables; raised when a definition changes
 GROWN_SINCE = 1  # the oldest version from which tables were only added
 
 

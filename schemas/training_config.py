@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import datajoint as dj
@@ -13,7 +14,9 @@ from .config_table import MAX_INT32, ClassSlot, ConfigTable, class_slot
 from .errors import InvalidRow
 from .hashing import plain
 from .parameters import Bound, bind
-from .schema import schema
+from .schema import Connected, schema
+
+ORDINARY: Mapping[str, int] = {"devices": 1, "gpu_memory": 0, "memory": 0}  # what every worker can give
 
 
 @schema
@@ -37,6 +40,17 @@ class TrainingConfig(ConfigTable, dj.Manual):
     criterion_class_params      : json
     training_config_text        : json         # the text the key was made of
     """
+
+    class Need(Connected, dj.Part):
+        """What a training asks of its worker, where that is more than one device."""
+
+        definition = """
+        -> master
+        ---
+        need_devices    : int32
+        need_gpu_memory : int64  # bytes of each GPU; 0 for any, or none
+        need_memory     : int64  # bytes of the machine's memory; 0 for any
+        """
 
     key_column = "training_config_md5_hash"
     text_column = "training_config_text"
@@ -72,6 +86,25 @@ class TrainingConfig(ConfigTable, dj.Manual):
             signature = resolver.signature(*named, "scheduler")
             bind(signature, bound.complete.get("scheduler_class_params", {}), f"{slot.params}.scheduler_class_params")
         return bound
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        needs = [need for row in rows if (need := self._need(row)) is not None]
+        if not needs:
+            super()._write(rows)
+            return
+        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+            super()._write(rows)
+            self.Need().insert(needs, skip_duplicates=True)
+
+    def _need(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The row of `Need` of a complete row, if it has one; `needs` of a trainer class gives it."""
+        resolver = services(type(self).__name__).resolver
+        trainer = resolver.resolve(row["trainer_class_module_name"], row["trainer_class_name"], "trainer")
+        needs = getattr(trainer, "needs", None)
+        asked = {**ORDINARY, **({} if needs is None else needs(row["trainer_class_params"]))}
+        if asked == ORDINARY:
+            return None
+        return {self.key_column: row[self.key_column], **{f"need_{name}": asked[name] for name in ORDINARY}}
 
     def _field(self, column: str, value: Any) -> Any:
         if column not in ("batch_size", "epoch_limit"):

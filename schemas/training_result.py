@@ -8,6 +8,9 @@ from typing import Any
 import datajoint as dj
 
 from . import (
+    continuation,
+    metric,
+    provenance,
     stored_blob,  # noqa: F401  (registers the codec that the definitions name)
     usage,
 )
@@ -51,13 +54,9 @@ class TrainingResult(Queued, dj.Computed):
     class Metric(Connected, dj.Part):
         """A metric of the best model on the test tier."""
 
-        definition = """
+        definition = f"""
         -> master
-        metric_name      : varchar(64)
-        ---
-        metric_value=null : float64               # NULL if not finite
-        metric_direction : enum('max', 'min')     # which way is better
-        metric_note=''   : varchar(255)
+        {metric.DEFINITION}
         """
 
     class Artifact(Connected, dj.Part):
@@ -75,20 +74,10 @@ class TrainingResult(Queued, dj.Computed):
     class Provenance(Connected, dj.Part):
         """Code, packages and machine that made the result."""
 
-        definition = """
+        definition = f"""
         -> master
         ---
-        git_commit=''  : varchar(64)
-        git_dirty      : enum('yes', 'no', 'unknown')
-        code           : json          # role to class, module and sha256 of the module's text
-        code_texts     : <stored_blob@external_training_result>  # sha256 to text
-        packages       : json          # name to version
-        python_version : varchar(32)
-        host           : varchar(255)
-        hardware       : json
-        numerics       : json          # threads, deterministic flags, …: they change the bits
-        choices        : json          # what the trainer chose where the row left it open
-        notes          : json          # what a reader should know: lost parameters, ignored options
+        {provenance.DEFINITION}
         """
 
     class Usage(Connected, dj.Part):
@@ -147,16 +136,16 @@ class TrainingResult(Queued, dj.Computed):
     def spec(key: Mapping[str, Any]) -> dict[str, Any]:
         """The rows a task is made of: ``task``, ``dataset``, ``model`` and ``training``.
 
-        ``initial_weights`` is the address of the weights it starts from, or empty.
+        ``warm_start`` is the key of the task that it starts from, or empty; ``initial_weights`` the address of the
+        weights that it starts from, and ``initial_state`` the sha256 of the state that it goes on from: empty where it
+        does not, None where the other has none.
         """
         task = (TrainingTask() & {"training_task_md5_hash": key["training_task_md5_hash"]}).proj(
             "dataset_config_md5_hash", "model_config_md5_hash", "training_config_md5_hash", "seed", "code_version"
         )
         row = task.fetch1()
-        source = (WarmStart() & {"training_task_md5_hash": key["training_task_md5_hash"]}).to_dicts()
-        trained = {"training_task_md5_hash": source[0]["warm_start_task_md5_hash"]} if source else None
         return {
-            "initial_weights": (TrainingResult() & trained).fetch1("model_save_path") if trained else "",
+            **_start(row["training_task_md5_hash"]),
             "task": row,
             "dataset": (DatasetConfig() & {"dataset_config_md5_hash": row["dataset_config_md5_hash"]}).fetch1(),
             "model": (ModelConfig() & {"model_config_md5_hash": row["model_config_md5_hash"]}).fetch1(),
@@ -247,3 +236,18 @@ class TrainingResult(Queued, dj.Computed):
             count = "no result" if not found else f"{len(found)} results"
             raise InvalidRow(f"{dict(key)} names {count}; give the training_task_md5_hash of a finished task")
         return dict(found[0])
+
+
+def _start(task: str) -> dict[str, str | None]:
+    """What a task starts from; see `TrainingResult.spec`."""
+    start: dict[str, str | None] = {"warm_start": "", "initial_weights": "", "initial_state": ""}
+    own = {"training_task_md5_hash": task}
+    named = (WarmStart() & own).to_dicts()
+    if not named:
+        return start
+    source = {"training_task_md5_hash": named[0]["warm_start_task_md5_hash"]}
+    start["warm_start"] = source["training_task_md5_hash"]
+    if WarmStart.State() & own:
+        return {**start, "initial_state": continuation.last_state(source) or None}
+    trained = (TrainingResult() & source).proj("model_save_path").to_dicts()
+    return {**start, "initial_weights": (trained[0]["model_save_path"] or None) if trained else None}

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import datajoint as dj
 
+from . import continuation
 from .binding import services
-from .config_table import rows_of, unknown_column
+from .config_table import each_checked, rows_of, unknown_column
 from .dataset_config import DatasetConfig
 from .errors import InvalidRow
 from .hashing import content_md5, plain, text_of
@@ -22,6 +23,7 @@ from .schema import Connected, schema
 from .training_config import TrainingConfig
 
 DEFAULT_PRIORITY = 5  # DataJoint's; lower runs first
+WEIGHTS, STATE = "weights", "state"  # what a warm start hands over
 CONFIGS = (DatasetConfig, ModelConfig, TrainingConfig)
 HASHES = tuple(table.key_column for table in CONFIGS)
 # What decides whether configurations fit together.
@@ -58,14 +60,16 @@ class TrainingTask(Connected, dj.Manual):
         "seed": 0,
         "code_version": "",
         "warm_start": "",
+        "warm_start_kind": WEIGHTS,
         "priority": DEFAULT_PRIORITY,
     }
 
     def insert_tuples(self, tuples: Any) -> Keys:
         """Insert one dict or a list of dicts (or a DataFrame), each with the keys of the three configurations.
 
-        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first), ``code_version`` (empty) and ``warm_start``
-        (empty, or the key of the task whose best weights this one starts from). Tasks that are already there are left
+        Optional columns: ``seed`` (0), ``priority`` (5, lower runs first), ``code_version`` (empty), ``warm_start``
+        (empty, or the key of the task that this one starts from) and ``warm_start_kind`` (``"weights"`` for its best
+        weights, or ``"state"`` to go on from its last state; see `continuation`). Tasks that are already there are left
         as they are. Either every row is inserted or, on an error, none.
 
         Returns
@@ -76,21 +80,11 @@ class TrainingTask(Connected, dj.Manual):
         Raises
         ------
         InvalidRow
-            If a configuration does not exist, a model parameter is missing, or the training tier is smaller than one
-            batch.
+            If a configuration does not exist, a model parameter is missing, the training tier is smaller than one
+            batch, or a task cannot start from the one that it names.
         """
-        rows = []
-        for number, row in enumerate(rows_of(tuples)):
-            try:
-                rows.append(self._checked(row))
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
-        combinations = Combinations(rows)
-        for number, row in enumerate(rows):
-            try:
-                combinations.check(row)
-            except InvalidRow as error:
-                raise InvalidRow(f"TrainingTask row {number}: {error}") from error
+        rows = each_checked("TrainingTask", rows_of(tuples), self._checked)
+        each_checked("TrainingTask", rows, Combinations(rows).check)
         return self._insert_checked(rows)
 
     insert_tuple = insert_tuples
@@ -117,7 +111,7 @@ class TrainingTask(Connected, dj.Manual):
             As `insert_tuples`.
         """
         dataset_keys, model_keys, training_keys = (
-            _keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)
+            keys_of(source, table) for source, table in zip((datasets, models, trainings), CONFIGS, strict=True)
         )
         common = {"priority": priority, "code_version": code_version}
         return self.insert_tuples(
@@ -127,6 +121,42 @@ class TrainingTask(Connected, dj.Manual):
             ]
         )
 
+    def insert_continuation(
+        self,
+        source: str | Mapping[str, Any],
+        epoch_limit: int,
+        *,
+        seed: int | None = None,
+        priority: int = DEFAULT_PRIORITY,
+    ) -> Keys:
+        """Insert a task that goes on from the last state of another for more epochs, with its configurations but for
+        the limit of epochs, which makes a row of its own.
+
+        Parameters
+        ----------
+        source : the other task: its key, or a dict that holds it.
+        epoch_limit : epochs in all, those of the other included.
+        seed : of the epochs to come; by default that of the other, so that the new task ends as one of so many epochs
+            would have ended.
+
+        Returns, raises
+        ---------------
+        As `insert_tuples`.
+        """
+        key = source if isinstance(source, str) else source["training_task_md5_hash"]
+        found = rows_by_key(TrainingTask, {key}, (*HASHES, "seed", "code_version"))
+        if key not in found:
+            raise InvalidRow(f"there is no task {key!r} to go on from")
+        other = found[key]
+        task = {
+            **{column: other[column] for column in (*HASHES, "seed", "code_version")},
+            HASHES[2]: continuation.with_epoch_limit(other[HASHES[2]], epoch_limit),
+            "warm_start": key,
+            "warm_start_kind": STATE,
+            "priority": priority,
+        }
+        return self.insert_tuples(task if seed is None else {**task, "seed": seed})
+
     def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
         columns = {*self.required, *self.defaults}
         for column in row:
@@ -135,36 +165,43 @@ class TrainingTask(Connected, dj.Manual):
         if missing := missing_columns(row, self.required):
             raise InvalidRow(f"the column {missing[0]} is missing; give {', '.join(missing)}")
         checked = {column: plain(value, column) for column, value in {**self.defaults, **row}.items()}
-        _check_integer("seed", checked["seed"], 0, 2**63 - 1)
-        _check_integer("priority", checked["priority"], 0, 127)
+        check_integer("seed", checked["seed"], 0, 2**63 - 1)
+        check_integer("priority", checked["priority"], 0, 127)
         if not isinstance(checked["code_version"], str) or len(checked["code_version"]) > 64:
             raise InvalidRow("code_version must be text of at most 64 characters")
         if not isinstance(checked["warm_start"], str):
             raise InvalidRow(f"warm_start must be the key of a task, not {checked['warm_start']!r}")
+        kind = checked["warm_start_kind"]
+        if kind not in (WEIGHTS, STATE):
+            raise InvalidRow(f"warm_start_kind must be {WEIGHTS!r} or {STATE!r}, not {kind!r}")
+        if kind == STATE and not checked["warm_start"]:
+            raise InvalidRow("warm_start_kind is given without warm_start; give the key of the task to go on from")
         return checked
 
     def _insert_checked(self, rows: list[dict[str, Any]]) -> Keys:
         keyed = [{"training_task_md5_hash": task_key(row), **row} for row in rows]
         keys = [{"training_task_md5_hash": row["training_task_md5_hash"]} for row in keyed]
         unique = {row["training_task_md5_hash"]: row for row in keyed}
-        sources = {key: row.pop("warm_start") for key, row in unique.items()}
+        sources = {key: (row.pop("warm_start"), row.pop("warm_start_kind")) for key, row in unique.items()}
         present = self._present(list(unique))
         new = {key: row for key, row in unique.items() if key not in present}
         if new:
-            self._insert_new(list(new.values()), {key: sources[key] for key in new if sources[key]})
+            self._insert_new(list(new.values()), {key: sources[key] for key in new if sources[key][0]})
         return Keys(keys, [{"training_task_md5_hash": key} for key in new])
 
-    def _insert_new(self, rows: list[dict[str, Any]], sources: dict[str, str]) -> None:
-        """Insert tasks and, in the same transaction, the sources of those that have one."""
+    def _insert_new(self, rows: list[dict[str, Any]], sources: dict[str, tuple[str, str]]) -> None:
+        """Insert tasks and, in the same transaction, the sources of those that have one, with the kinds of starts."""
         if not sources:
             self.insert(rows, skip_duplicates=True)
             return
         from .warm_start import WarmStart  # it refers to this table
 
-        warm = [{"training_task_md5_hash": task, "warm_start_task_md5_hash": of} for task, of in sources.items()]
+        warm = [{"training_task_md5_hash": task, "warm_start_task_md5_hash": of} for task, (of, _) in sources.items()]
+        going_on = [{"training_task_md5_hash": task} for task, (_, kind) in sources.items() if kind == STATE]
         with nullcontext() if self.connection.in_transaction else self.connection.transaction:
             self.insert(rows, skip_duplicates=True)
             WarmStart().insert(warm, skip_duplicates=True)
+            WarmStart.State().insert(going_on, skip_duplicates=True)
 
     def _present(self, keys: list[str]) -> set[str]:
         """Which of the given keys (hexadecimal digits, made here) are in the table."""
@@ -181,16 +218,20 @@ def task_key(row: Mapping[str, Any]) -> str:
     for column in ("code_version", "warm_start"):
         if row[column]:
             content[column] = row[column]
+    if row["warm_start_kind"] != WEIGHTS:  # left out else: such tasks had keys before there were kinds
+        content["warm_start_kind"] = row["warm_start_kind"]
     return content_md5({"table": "training_task", "fields": content})
 
 
-def _check_integer(column: str, value: Any, low: int, high: int) -> None:
+def check_integer(column: str, value: Any, low: int, high: int) -> None:
+    """Raise InvalidRow unless a value is a whole number of this range."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise InvalidRow(f"{column} must be a whole number from {low} to {high}, not {value!r}")
 
 
-def _keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
-    """Primary keys of a table, a restricted table or a list of keys."""
+def keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
+    """Primary keys of `table` as a table, a restricted table or a list of keys names them."""
+    (column,) = table().primary_key
     if isinstance(source, type):
         source = source()
     if isinstance(source, dj.expression.QueryExpression):
@@ -198,9 +239,9 @@ def _keys_of(source: Any, table: Any) -> list[dict[str, Any]]:
     else:
         keys = [dict(key) for key in rows_of(source)]
     for key in keys:
-        if table.key_column not in key:
-            raise InvalidRow(f"{table.__name__} was asked for, but a key without {table.key_column} was given: {key}")
-    return [{table.key_column: key[table.key_column]} for key in keys]
+        if column not in key:
+            raise InvalidRow(f"{table.__name__} was asked for, but a key without {column} was given: {key}")
+    return [{column: key[column]} for key in keys]
 
 
 class Combinations:
@@ -208,10 +249,10 @@ class Combinations:
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self._rows = {
-            table.key_column: _fetch(table, {row[table.key_column] for row in rows}, columns)
+            table.key_column: rows_by_key(table, {row[table.key_column] for row in rows}, columns)
             for table, columns in COLUMNS.items()
         }
-        self._tasks = _fetch(TrainingTask, {row["warm_start"] for row in rows if row["warm_start"]}, ())
+        self._tasks = rows_by_key(TrainingTask, {row["warm_start"] for row in rows if row["warm_start"]}, HASHES)
         self._checked: set[tuple[str, ...]] = set()
 
     def check(self, row: Mapping[str, Any]) -> None:
@@ -223,7 +264,7 @@ class Combinations:
                     "insert_tuples returns"
                 )
         if row["warm_start"]:
-            self._check_warm_start(row["warm_start"], self._rows[HASHES[2]][row[HASHES[2]]])
+            self._check_warm_start(row)
         combination = tuple(row[column] for column in HASHES)
         if combination in self._checked:
             return
@@ -232,13 +273,19 @@ class Combinations:
         self._check_model_params(dataset, model)
         self._checked.add(combination)
 
-    def _check_warm_start(self, source: str, training: Mapping[str, Any]) -> None:
+    def _check_warm_start(self, row: Mapping[str, Any]) -> None:
+        source, training = row["warm_start"], self._rows[HASHES[2]][row[HASHES[2]]]
         if source not in self._tasks:
             raise InvalidRow(f"warm_start names the task {source!r}, which does not exist; insert it first")
         module, name = training["trainer_class_module_name"], training["trainer_class_name"]
         trainer = services("TrainingTask").resolver.resolve(module, name, "trainer")
-        if "initial_weights" not in inspect.signature(trainer).parameters:
-            raise InvalidRow(f"{module}.{name} cannot start warm: its constructor does not take initial_weights")
+        going_on = row["warm_start_kind"] == STATE
+        taken = "initial_state" if going_on else "initial_weights"
+        if taken not in inspect.signature(trainer).parameters:
+            how = "go on from another training" if going_on else "start warm"
+            raise InvalidRow(f"{module}.{name} cannot {how}: its constructor does not take {taken}")
+        if going_on:
+            continuation.check(row, self._tasks[source], trainer)
 
     @staticmethod
     def _check_batch(dataset: Mapping[str, Any], training: Mapping[str, Any]) -> None:
@@ -278,7 +325,8 @@ class Combinations:
                 )
 
 
-def _fetch(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+def rows_by_key(table: Any, keys: set[str], columns: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """These columns of the rows that have one of the keys, by key."""
     (key_column,) = table.primary_key
     for key in keys:
         if not isinstance(key, str):

@@ -181,6 +181,20 @@ def _drop(home: Any, project: str) -> None:
             client.drop_database(project)
 
 
+@pytest.fixture
+def fake_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Kubernetes API server of the test's own; KUBECONFIG leads there."""
+    from tests.fake_cluster import FakeCluster
+
+    cluster = FakeCluster()
+    cluster.start()
+    monkeypatch.setenv("KUBECONFIG", str(cluster.write_kubeconfig(tmp_path / "kubeconfig")))
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
 @pytest.fixture(params=BACKENDS)
 def backend(
     request: pytest.FixtureRequest, project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch

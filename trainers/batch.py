@@ -97,6 +97,15 @@ def pairs(outputs: Any, targets: Any) -> Iterator[tuple[Tensor, Tensor]]:
         )
 
 
+def to_numpy(structure: Any) -> Any:
+    """The same structure as NumPy arrays; bfloat16, which NumPy lacks, as float32."""
+    if isinstance(structure, dict):
+        return {name: to_numpy(part) for name, part in structure.items()}
+    if isinstance(structure, list | tuple):
+        return _rebuild(structure, [to_numpy(part) for part in structure])
+    return _to_numpy(structure)
+
+
 def concatenate(batches: Sequence[Any]) -> Any:
     """Batches of one structure joined along the examples, as NumPy arrays; bfloat16, which NumPy lacks, as float32."""
     first = batches[0]

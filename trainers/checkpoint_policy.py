@@ -12,7 +12,7 @@ from trainers.contract import Retention, TrainerError
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """The parameters of a trainer that say it; see `NNTrainer`.
+    """The parameters of a trainer that say it; docs/training.md describes them.
 
     Raises:
         TrainerError: names the parameter and the rule.
@@ -23,6 +23,7 @@ class CheckpointPolicy:
     checkpoints_kept: int = 2
     checkpoints_kept_best: int = 0
     checkpoints_kept_every: int = 0
+    checkpoints_kept_last: bool | None = None
 
     def __post_init__(self) -> None:
         at_least = {
@@ -41,13 +42,21 @@ class CheckpointPolicy:
         if not isinstance(minutes, int | float) or isinstance(minutes, bool) or not 0 <= minutes < math.inf:
             raise TrainerError(f"checkpoint_minutes is {minutes!r}; it must be a number of at least 0.")
 
-    def checkpoint_schedule(self) -> CheckpointSchedule:
-        """When to save, counted from now."""
+        if not isinstance(self.checkpoints_kept_last, bool | None):
+            kept = self.checkpoints_kept_last
+            raise TrainerError(f"checkpoints_kept_last is {kept!r}; it must be true, false or null.")
+
+    def checkpoint_schedule(self, *, resumed: bool) -> CheckpointSchedule:
+        """When to save, counted from now, where a training begins or is resumed."""
         every = self.checkpoints_kept_every
         if self.checkpoints_kept_best and self.checkpoint_epochs is None:
             every = 1  # any epoch may turn out to be one of the best
-        return CheckpointSchedule(self.checkpoint_epochs, self.checkpoint_minutes, every)
+        return CheckpointSchedule(
+            self.checkpoint_epochs, self.checkpoint_minutes, every, final=self.checkpoints_kept_last, resumed=resumed
+        )
 
     def retention(self, direction: Literal["max", "min"]) -> Retention:
         """Which stay, where `direction` is the better score."""
-        return Retention(self.checkpoints_kept, self.checkpoints_kept_best, self.checkpoints_kept_every, direction)
+        return Retention(
+            self.checkpoints_kept, self.checkpoints_kept_best, self.checkpoints_kept_every, direction=direction
+        )

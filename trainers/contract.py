@@ -22,7 +22,16 @@ TRAINER_INIT_PARAMS = (
 )
 """Every trainer is given these by keyword; what its constructor names besides is `trainer_class_params` of a row."""
 
-OPTIONAL_INIT_PARAMS = ("seed", "initial_weights", "reporter", "checkpoints", "stop", "progress", "scheduler_class")
+OPTIONAL_INIT_PARAMS = (
+    "seed",
+    "initial_weights",
+    "initial_state",
+    "reporter",
+    "checkpoints",
+    "stop",
+    "progress",
+    "scheduler_class",
+)
 """A trainer whose constructor names these is given them too."""
 
 
@@ -42,12 +51,14 @@ class Retention:
         last: the newest so many, until the training is over.
         best: the so many of the best scores; they stay with the result.
         every: one at the end of every so many epochs; they stay with the result. 0 for none.
+        final: the one at the end of the training stays with the result.
         direction: whether "max" or "min" is the best score.
     """
 
     last: int = 2
     best: int = 0
     every: int = 0
+    final: bool = False
     direction: Literal["max", "min"] = "min"
 
 
@@ -58,7 +69,8 @@ class Checkpoints(Protocol):
     """Keeps the states of one training. All is called from the training's own thread."""
 
     def retain(self, retention: Retention) -> None:
-        """Which states stay; told before anything is saved, else it is `DEFAULT_RETENTION`."""
+        """Which states stay; told before anything is saved, else it is `DEFAULT_RETENTION`, and again where it
+        changes."""
 
     def load(self) -> bytes | None:
         """The newest whole state, None where there is none; damaged ones are left out, and that is said."""

@@ -73,8 +73,19 @@ class Epochs:
         self._watch = watch
 
     def train(self) -> None:
-        """Train the epochs that do not lie behind."""
+        """Train the epochs that do not lie behind.
+
+        Raises:
+            TrainerError: a loss is infinite or not a number, a loader yields nothing, or early stopping has ended the
+                training that this one goes on from and would end it again.
+        """
         state = self._state
+        if state.of_another and self._ends_early():
+            raise TrainerError(
+                f"The training that this one goes on from ended {self._learner.choices['early_stop']}, which would end "
+                "this one at once; let its early stopping be more patient."
+            )
+        state.of_another = False
         if state.resumed is not None:
             randomness.restore(state.resumed, self._device)
             tell_epoch(self._validation_dataloader, len(self._histories.steps), resumed=True)
@@ -88,6 +99,8 @@ class Epochs:
             if self._watch is not None:
                 was_validated = len(self._histories.steps) > validations
                 self._watch.after_epoch(state.epochs_done, self._histories.score if was_validated else None)
+        if self._watch is not None:
+            self._watch.after_training(state.epochs_done)
 
     def scoring_begins(self) -> None:
         """Scoring is begun anew after an interruption, with the random states of now."""

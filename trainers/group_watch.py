@@ -59,6 +59,12 @@ class GroupWatch(Watch):
         """
         self._look(epoch, 0, score, due=self._checkpoints is not None and self._schedule.due_at_end(epoch))
 
+    def after_training(self, epoch: int) -> None:
+        """See `Watch`; the first rank says whether the state stays."""
+        (stays,) = self._group.decide(self._final_stays())
+        if stays:
+            self._keep_final(epoch)
+
     def _look(self, epoch: int, step: int, score: float | None, *, due: bool) -> None:
         """Do what the first rank says: save, stop, and look again after so many batches."""
         stop = self._stop is not None and self._stop.requested

@@ -15,7 +15,15 @@ _PLAIN = (Tensor, nn.Parameter, str, int, float, bool, type(None), torch.dtype, 
 
 
 class ForeignCheckpoint(TrainerError):
-    """A checkpoint of another model or optimizer."""
+    """A checkpoint of another model or optimizer.
+
+    Attributes:
+        difference: what is different in it, as a part of a sentence.
+    """
+
+    def __init__(self, message: str, difference: str) -> None:
+        super().__init__(message)
+        self.difference = difference
 
 
 class UnstorableState(TrainerError):
@@ -99,7 +107,8 @@ def check_storable(value: Any, path: str) -> None:
 def _foreign(difference: str) -> ForeignCheckpoint:
     return ForeignCheckpoint(
         f"The checkpoint was made by other code: {difference}; restore the code, or remove the task's checkpoints to "
-        "start anew."
+        "start anew.",
+        difference,
     )
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from trainers import numerics, process_group
 from trainers.best_weights import BestWeights
 from trainers.checkpoint_policy import CheckpointPolicy
 from trainers.contract import Checkpoints, Progress, Reporter, Stop, Stopped, TrainerError
+from trainers.early_stopping import EarlyStopping
 from trainers.epoch_losses import EpochLosses
 from trainers.epochs import Epochs
 from trainers.group_watch import GroupWatch
@@ -24,6 +26,7 @@ from trainers.histories import LOSS, Histories
 from trainers.learner import Learner
 from trainers.loader_position import tell_epoch
 from trainers.parameter_history import ParameterHistory
+from trainers.resources import ResourcePolicy, needs_of
 from trainers.scoring import Scoring, TierScore
 from trainers.trainer_options import TrainerOptions, takes_options
 from trainers.training_state import TrainingState
@@ -66,6 +69,8 @@ class NNTrainer:
         max_epoch: number of epochs, at least 1.
         seed: of all random draws made here; at least 0.
         initial_weights: a safetensors file of weights to start from instead of the model's own initial ones.
+        initial_state: the file of the last state of another training that this one goes on from, for more epochs; its
+            configuration may differ in `max_epoch`, in what says when to save, and in `continuation_params`.
         reporter: is told of each epoch.
         checkpoints: keeps the state; see the parameters of `trainers.checkpoint_policy`.
         stop: is asked after every batch whether to end early.
@@ -95,10 +100,19 @@ class NNTrainer:
     """Called with the trainer's own parameters, checks them without building anything; raises `TrainerError`."""
     trains_on_devices: ClassVar[bool] = True
     """Whether the parameter `devices` says how many processes train together."""
-    run_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(CheckpointPolicy))
+    continuation_params: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(EarlyStopping))
+    """Parameters that may be others where a training goes on from the last state of another."""
+    run_params: ClassVar[frozenset[str]] = frozenset(
+        field.name for policy in (CheckpointPolicy, ResourcePolicy) for field in fields(policy)
+    )
     test_score: float | None
     test_metrics: dict[str, float]
     _watch: Watch | None  # while training
+
+    @classmethod
+    def needs(cls, params: Mapping[str, Any]) -> dict[str, int]:
+        """What a training with these parameters needs of a worker: ``devices``, ``gpu_memory`` and ``memory``."""
+        return needs_of(params, on_devices=cls.trains_on_devices)
 
     @takes_options
     def __init__(
@@ -118,6 +132,7 @@ class NNTrainer:
         max_epoch: int,
         seed: int = 0,
         initial_weights: str | os.PathLike[str] | None = None,
+        initial_state: str | os.PathLike[str] | None = None,
         reporter: Reporter | None = None,
         checkpoints: Checkpoints | None = None,
         stop: Stop | None = None,
@@ -160,7 +175,9 @@ class NNTrainer:
         )
         self._split_loaders()
         self._begin()
-        if not self._resume() and initial_weights is not None:
+        self._resumed = self._resume()
+        begun = self._resumed or self._go_on(initial_state)
+        if not begun and initial_weights is not None:
             self._learner.start_from(initial_weights)
 
     @property
@@ -286,6 +303,20 @@ class NNTrainer:
             self._state.restore(content)
         return content is not None
 
+    def _go_on(self, initial_state: str | os.PathLike[str] | None) -> bool:
+        """Take up the last state of another training, if one is given."""
+        if initial_state is None:
+            return False
+        content = self._group.hand_out(Path(initial_state).read_bytes() if self._group.leads else None)
+        assert content is not None, "the first rank has read it"
+        self._state.begin_from(content)
+        if self.epochs_done >= self.max_epoch:
+            raise TrainerError(
+                f"The state that this training is to go on from is that after {self.epochs_done} epochs, and max_epoch "
+                f"is {self.max_epoch}; set it to more."
+            )
+        return True
+
     def _numerics(self) -> Any:
         """The numerics of the options, for a while."""
         options = self._options
@@ -299,7 +330,7 @@ class NNTrainer:
         if not together and self.checkpoints is None and self.stop is None and self.progress is None:
             return None
         retention = self._options.retention(self.metric_directions[self.selection])
-        schedule = self._options.checkpoint_schedule()
+        schedule = self._options.checkpoint_schedule(resumed=self._resumed)
         settings = numerics.record()  # without those of the options, which a resumed training has again
         watched = (self.checkpoints, self.stop, self.progress, schedule, retention, lambda: self._state.pack(settings))
         return GroupWatch(self._group, *watched) if together else Watch(*watched)
@@ -351,7 +382,8 @@ class NNTrainer:
         """Loss and metrics of the called model on a tier; outputs and targets go into `kept` where it is given."""
         after_batch = None if self._watch is None else self._scored_batch
         with self._numerics():
-            return self._scoring.score(loader, tier, after_batch, kept)
+            keep = None if kept is None else lambda outputs, targets: kept.append((outputs, targets))
+            return self._scoring.score(loader, tier, after_batch, keep)
 
 
 def _device(name: torch.device | str) -> torch.device:

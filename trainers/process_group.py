@@ -16,11 +16,16 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from trainers.contract import TrainerError
 
 WORLD_SIZE, LOCAL_WORLD_SIZE, LOCAL_RANK = "WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_RANK"  # as torchrun sets them
+ROUND = "TRAINLOOM_GROUP_ROUND"
+"""Where torchrun's processes train more than once, each training in processes of its own: what keeps the rendezvous of
+one apart from that of the others, in the store that torchrun shares with what it starts."""
 SETTLING = 0.1  # s in which the threads of a group drop what they hold
 
 
@@ -153,5 +158,18 @@ def _initialise(device: torch.device) -> None:
         # A rank that sees one GPU only was given it for itself.
         if gpus == 1 or int(os.environ[LOCAL_WORLD_SIZE]) <= gpus:
             backend = "cpu:gloo,cuda:nccl"
-    torch.distributed.init_process_group(backend)
+    torch.distributed.init_process_group(backend, **_rendezvous())
     atexit.register(leave)  # torch's own threads end the process with an error else
+
+
+def _rendezvous() -> dict[str, Any]:
+    """What says where the ranks meet; nothing where torch finds it in the environment by itself."""
+    if ROUND not in os.environ:
+        return {}
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    shared = TCPStore(host, port, is_master=False, timeout=default_pg_timeout)
+    return {
+        "store": PrefixStore(os.environ[ROUND], shared),
+        "rank": int(os.environ["RANK"]),
+        "world_size": int(os.environ[WORLD_SIZE]),
+    }

@@ -55,9 +55,9 @@ class Scoring:
         loader: Iterable[Any],
         tier: str,
         after_batch: Callable[[], None] | None = None,
-        kept: list[tuple[Any, Any]] | None = None,
+        keep: Callable[[Any, Any], None] | None = None,
     ) -> TierScore:
-        """Pass over a tier; outputs and targets go into `kept` where it is given.
+        """Pass over a tier; `keep` is given the outputs and targets of every batch, in main memory.
 
         Raises:
             TrainerError: the loader yields nothing.
@@ -73,8 +73,8 @@ class Scoring:
                 loss, regularization, output = self._objective.losses(inputs, targets)
                 losses.add(loss, regularization, share.size)
                 metrics.update(output, targets)
-                if kept is not None:
-                    kept.append((batches.to_cpu(output), batches.to_cpu(targets)))
+                if keep is not None:
+                    keep(batches.to_cpu(output), batches.to_cpu(targets))
             else:
                 losses.add(0.0, 0.0, 0)
             if after_batch is not None:

@@ -18,6 +18,7 @@ from trainers.freezing import FreezingPolicy
 from trainers.histories import LOSS
 from trainers.initial_weights import WarmStartPolicy
 from trainers.learning_rate import Schedule
+from trainers.resources import ResourcePolicy
 from trainers.update import GradientPolicy
 from trainers.validation import ValidationPolicy
 
@@ -33,6 +34,7 @@ class TrainerOptions(
     EarlyStopping,
     FreezingPolicy,
     GradientPolicy,
+    ResourcePolicy,
     Schedule,
     ValidationPolicy,
     WarmStartPolicy,

@@ -34,6 +34,7 @@ class TrainingState:
         random_states: where a tier is being scored, those from before it, since scoring is begun anew after an
             interruption.
         resumed: the random states to go on with, until the training has gone on.
+        of_another: whether this is the last state of another training, until this one has gone on.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class TrainingState:
         self.losses = EpochLosses()
         self.random_states: dict[str, Any] | None = None
         self.resumed: dict[str, Any] | None = None
+        self.of_another = False
 
     @property
     def steps(self) -> int:
@@ -124,9 +126,11 @@ class TrainingState:
         header, state = unpack(content)
         ranks = [state, *state.get("others", ())]
         if len(ranks) != self._group.size:
+            difference = f"it is that of a training on {len(ranks)} devices, not {self._group.size}"
             raise learned_state.ForeignCheckpoint(
                 f"The checkpoint is that of a training on {len(ranks)} devices, not {self._group.size}; resume it with "
-                "as many, or remove the task's checkpoints to start anew."
+                "as many, or remove the task's checkpoints to start anew.",
+                difference,
             )
         learned_state.check_identity(header.identity, learned_state.identity(self._model, self._optimizer))
         learned_state.restore(state, self._model, self._optimizer, self._criterion)
@@ -140,3 +144,21 @@ class TrainingState:
         self.epochs_done = header.epoch
         self.losses = EpochLosses.from_state(ranks[self._group.rank]["losses"])
         self.resumed = ranks[self._group.rank]["random"]
+
+    def begin_from(self, content: bytes) -> None:
+        """Take up the last state of another training, to go on for more epochs.
+
+        Raises:
+            trainers.checkpoint.DamagedCheckpoint: it is none.
+            trainers.learned_state.ForeignCheckpoint: it is that of something else.
+        """
+        try:
+            self.restore(content)
+        except learned_state.ForeignCheckpoint as error:
+            raise learned_state.ForeignCheckpoint(
+                f"This training cannot go on from the state that it is given: {error.difference}; give both the same "
+                "model, optimizer and devices, or begin from the other's weights instead.",
+                error.difference,
+            ) from error
+        self._choices.pop("early_stop", None)  # of the other
+        self.of_another = True

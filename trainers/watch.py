@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from trainers.checkpoint_schedule import CheckpointSchedule
 from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
@@ -41,6 +42,7 @@ class Watch:
         self._stop = stop
         self._progress = progress
         self._schedule = schedule
+        self._retention = retention
         self._state = state
         self._saved: tuple[int, int] | None = None
         if checkpoints is not None:
@@ -69,6 +71,20 @@ class Watch:
         if self._checkpoints is not None and self._schedule.due_at_end(epoch):
             self._save(epoch, 0, score)
         self._obey(epoch, 0, score)
+
+    def after_training(self, epoch: int) -> None:
+        """All `epoch` epochs lie behind, and the best weights are not yet loaded: the state stays with the result where
+        the schedule says so."""
+        if self._final_stays():
+            self._keep_final(epoch)
+
+    def _final_stays(self) -> bool:
+        return self._checkpoints is not None and self._schedule.final_stays()
+
+    def _keep_final(self, epoch: int) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.retain(replace(self._retention, final=True))
+        self._keep(epoch, 0, None)
 
     def _obey(self, epoch: int, step: int, score: float | None) -> None:
         if self._stop is not None and self._stop.requested:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pipeline.tensor_hub import TensorHub
     from schemas.dataset_config import DatasetConfig
     from schemas.model_config import ModelConfig
+    from schemas.prediction import Prediction
+    from schemas.prediction_task import PredictionTask
     from schemas.script_result import ScriptResult
     from schemas.script_task import ScriptTask
     from schemas.stored_dataset import StoredDataset
@@ -41,6 +43,8 @@ _HOMES = {
     "TrainingResult": "schemas.training_result",
     "StoredDataset": "schemas.stored_dataset",
     "StoredModel": "schemas.stored_model",
+    "PredictionTask": "schemas.prediction_task",
+    "Prediction": "schemas.prediction",
     "ScriptTask": "schemas.script_task",
     "ScriptResult": "schemas.script_result",
     "TensorHub": "pipeline.tensor_hub",
@@ -49,6 +53,8 @@ _HOMES = {
 __all__ = [
     "DatasetConfig",
     "ModelConfig",
+    "Prediction",
+    "PredictionTask",
     "ScriptResult",
     "ScriptTask",
     "Session",

@@ -31,8 +31,18 @@ def load_settings(args: argparse.Namespace) -> Settings:
     """
     from pipeline.settings import Settings
 
+    return Settings.load(_overrides(args.set), config=config_file(args))
+
+
+def config_file(args: argparse.Namespace) -> Path | None:
+    """The settings file that is named, None for none."""
     named = args.config or os.environ.get(CONFIG_VARIABLE)
-    return Settings.load(_overrides(args.set), config=Path(named) if named else None)
+    return Path(named) if named else None
+
+
+def setting_names(args: argparse.Namespace) -> frozenset[str]:
+    """The settings that the command line sets."""
+    return frozenset(_overrides(args.set))
 
 
 def _overrides(assignments: Iterable[str]) -> dict[str, str]:

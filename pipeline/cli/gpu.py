@@ -79,10 +79,10 @@ class _Tasks:
                 self._usable = False
         if not self._usable:
             return {}
-        from pipeline import live_workers, script_states
+        from pipeline import live_workers, prediction_states, script_states
 
         host = platform.node()[:255]  # as attempts record it
-        rows = [*live_workers.live_workers(), *script_states.live_workers()]
+        rows = [row for module in (live_workers, prediction_states, script_states) for row in module.live_workers()]
         return {row["pid"]: row["task"] for row in rows if row["host"] == host and row["pid"] in pids}
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-SUBCOMMANDS = ("k8s_render",)
+SUBCOMMANDS = (
+    "k8s_render",
+    "k8s_submit",
+    "k8s_status",
+    "k8s_logs",
+    "k8s_scale",
+    "k8s_delete",
+    "k8s_doctor",
+)
 """In the order of the help; each is a module here with `add_parser(subparsers)`, cheap to import."""
 
 

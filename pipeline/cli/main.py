@@ -30,6 +30,7 @@ COMMANDS = (
     "report",
     "trace",
     "model",
+    "predict",
     "data",
     "store",
     "k8s",

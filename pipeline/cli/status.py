@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.cli.arguments import seconds
 from pipeline.cli.context import is_terminal, open_session, print_json, print_table
-from pipeline.cli.script_status import print_counts, print_running, script_status
+from pipeline.cli.other_tasks import KINDS, other_tasks, print_counts, print_running
 from pipeline.reporters.duration import lasting
 
 if TYPE_CHECKING:
@@ -70,16 +70,16 @@ def _found(session: Session) -> dict[str, Any]:
         "tasks": task_states.count(),
         "workers": live_workers(),
         "errors": task_states.rows(states=(State.ERROR, State.RETRY), limit=RECENT),
-        "scripts": script_status(),
+        **other_tasks(),
     }
 
 
 def _print(found: Mapping[str, Any]) -> None:
-    scripts = found["scripts"]
-    print_counts(found["tasks"], scripts["tasks"])
+    print_counts(found["tasks"], found)
     _print_workers(found["workers"])
-    print_running(scripts["workers"], _lasting)
-    _print_failed([*found["errors"], *scripts["errors"]])
+    for kind in KINDS:
+        print_running(kind, found[kind]["workers"], _lasting)
+    _print_failed([*found["errors"], *(row for kind in KINDS for row in found[kind]["errors"])])
 
 
 def _follow(session: Session, interval: float, *, as_json: bool) -> NoReturn:

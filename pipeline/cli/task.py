@@ -12,8 +12,9 @@ from pipeline.cli.context import open_session, print_json, print_table
 
 if TYPE_CHECKING:
     from pipeline.session import Session
+    from schemas.keys import Keys
 
-TABLES = ("trainings", "scripts")
+TABLES = ("trainings", "predictions", "scripts")
 STATES = ("pending", "retry", "waiting", "running", "error", "cancelled", "finished")
 
 
@@ -58,11 +59,15 @@ def _add_add(actions: Any) -> None:
         parser.add_argument(
             f"--{name}",
             nargs="+",
-            required=True,
             metavar="KEY",
             help=f"keys of {name} configurations, or their beginnings",
         )
-    parser.add_argument("--seed", nargs="+", type=at_least_zero, default=[0], metavar="N", help="seeds (0)")
+    going_on = parser.add_argument_group("going on with a finished training, in place of configurations")
+    going_on.add_argument(
+        "--continue", dest="source", metavar="KEY", help="the task that the new one goes on from, with its last state"
+    )
+    going_on.add_argument("--epochs", type=at_least_one, metavar="N", help="epochs in all, those of the other included")
+    parser.add_argument("--seed", nargs="+", type=at_least_zero, metavar="N", help="seeds (0; that of the other task)")
     parser.add_argument("--priority", type=priority, default=5, metavar="N", help="0 to 127, lower runs first (5)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(action=_add)
@@ -79,7 +84,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
         return 0
-    (_print_scripts if args.table == "scripts" else _print_trainings)(rows)
+    {"trainings": _print_trainings, "predictions": _print_predictions, "scripts": _print_scripts}[args.table](rows)
     matching = counts[args.state] if args.state else sum(counts.values())
     if matching > len(rows):
         print(f"{matching - len(rows)} more; --limit {matching} shows them")
@@ -93,6 +98,27 @@ def _print_scripts(rows: Sequence[Mapping[str, Any]]) -> None:
     print_table(
         ("task", "state", "attempts", "name", "file", "priority", "created"),
         [(shown(row["task"]), *(row[column] for column in columns)) for row in rows],
+    )
+
+
+def _print_predictions(rows: Sequence[Mapping[str, Any]]) -> None:
+    from pipeline.short_keys import shown
+
+    print_table(
+        ("task", "state", "attempts", "model", "data", "tier", "priority", "score"),
+        [
+            (
+                shown(row["task"]),
+                row["state"],
+                row["attempts"],
+                f"{row['model_class']} {shown(row['training'])}",
+                row["data"],
+                row["tier"] or None,
+                row["priority"],
+                row["score"],
+            )
+            for row in rows
+        ],
     )
 
 
@@ -120,12 +146,9 @@ def _print_trainings(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _add(args: argparse.Namespace) -> int:
     with open_session(args):
-        from pipeline.short_keys import full_key, shown
-        from schemas.training_task import CONFIGS, TrainingTask
+        from pipeline.short_keys import shown
 
-        given = zip(CONFIGS, (args.dataset, args.model, args.training), strict=True)
-        configs = [[{table.key_column: full_key(table, typed)} for typed in keys] for table, keys in given]
-        keys = TrainingTask().insert_grid(*configs, seeds=args.seed, priority=args.priority)
+        keys = _inserted(args)
     new = {key["training_task_md5_hash"] for key in keys.new}
     listed = list(dict.fromkeys(key["training_task_md5_hash"] for key in keys))
     if args.json:
@@ -134,6 +157,32 @@ def _add(args: argparse.Namespace) -> int:
     for key in listed:
         print(f"{shown(key)}  {'new' if key in new else 'was there already'}")
     return 0
+
+
+def _inserted(args: argparse.Namespace) -> Keys:
+    """The keys of the tasks that were asked for; in a session."""
+    from pipeline.errors import PipelineError
+    from pipeline.short_keys import full_key
+    from schemas.keys import Keys
+    from schemas.training_task import CONFIGS, TrainingTask
+
+    named = (args.dataset, args.model, args.training)
+    if args.source is None:
+        if None in named or args.epochs is not None:
+            raise PipelineError("give --dataset, --model and --training, or --continue and --epochs")
+        configs = [
+            [{table.key_column: full_key(table, typed)} for typed in keys]
+            for table, keys in zip(CONFIGS, named, strict=True)
+        ]
+        return TrainingTask().insert_grid(*configs, seeds=args.seed or [0], priority=args.priority)
+    if args.epochs is None or any(named):
+        raise PipelineError("--continue takes --epochs and the configurations of the task that it names")
+    source = full_key(TrainingTask, args.source)
+    found = [
+        TrainingTask().insert_continuation(source, args.epochs, seed=seed, priority=args.priority)
+        for seed in args.seed or [None]
+    ]
+    return Keys([key for keys in found for key in keys], [key for keys in found for key in keys.new])
 
 
 def _cancel(args: argparse.Namespace) -> int:
@@ -199,8 +248,12 @@ def _keys(args: argparse.Namespace) -> dict[str, str]:
 def _confirmed(session: Session, finished: list[str]) -> bool:
     """Ask whether results may be deleted; without a terminal nobody could answer."""
     from pipeline.errors import PipelineError
+    from pipeline.task_queue import predictions_of
 
     count = f"{len(finished)} {'result' if len(finished) == 1 else 'results'}"
+    if predictions := predictions_of(finished):
+        count += f" and {predictions} {'prediction' if predictions == 1 else 'predictions'} made with"
+        count += " it" if len(finished) == 1 else " them"
     if not sys.stdin.isatty():
         raise PipelineError(f"this deletes {count} of {session.settings.schema_name}; add --yes to agree")
     return input(f"Delete {count} of {session.settings.schema_name} and train again? [y/N] ").strip().lower() in (

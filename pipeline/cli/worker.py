@@ -1,26 +1,28 @@
-"""`trainloom worker`: train tasks and run script tasks, until none is left or for ever."""
+"""`trainloom worker`: train, predict and run script tasks, until none is left or for ever."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from typing import Any
 
 from pipeline.cli.arguments import at_least_one, seconds
 from pipeline.cli.context import open_session
+from pipeline.errors import ConfigurationError
 
 WAIT = 120.0  # s
 LEFT = ("pending", "retry", "waiting", "running", "error", "cancelled")  # states of tasks that have no result
-TABLES = ("trainings", "scripts")
+TABLES = ("trainings", "predictions", "scripts")
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
         "worker",
-        help="train tasks and run scripts until none is left, or for ever",
-        description="Train tasks, and run script tasks where `allow_scripts` allows it, until none is left: the more "
-        "urgent one first, in turns among equally urgent ones. The first SIGTERM or Ctrl-C finishes the step, saves a "
-        "checkpoint and gives the task back; the second stops at once. "
+        help="train tasks, predict and run scripts until none is left, or for ever",
+        description="Train tasks, predict what is trained, and run script tasks where `allow_scripts` allows it, until "
+        "none is left: the more urgent one first, in turns among equally urgent ones. The first SIGTERM or Ctrl-C "
+        "finishes the step, saves a checkpoint and gives the task back; the second stops at once. "
         "Exit codes: 0 nothing left to do, 130 or 143 stopped, 78 configuration, 1 anything else.",
     )
     parser.add_argument(
@@ -54,10 +56,10 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--restrict",
         metavar="SQL",
-        help='train only tasks for which this holds, such as "seed = 1", and run no scripts; with --table scripts, '
-        "run only script tasks for which it holds",
+        help='train only tasks for which this holds, such as "seed = 1", and do nothing else; with --table, '
+        "serve only tasks of that kind for which it holds",
     )
-    parser.add_argument("--table", choices=TABLES, help="serve these alone; both by default")
+    parser.add_argument("--table", choices=TABLES, help="serve these alone; all by default")
     parser.add_argument(
         "--grace", type=seconds, metavar="S", help="seconds that a stopped training may take to save (grace_seconds)"
     )
@@ -66,6 +68,8 @@ def add_parser(subparsers: Any) -> None:
 
 def _work(args: argparse.Namespace) -> int:
     with open_session(args) as session:
+        from pipeline.group_member import GroupMember
+        from pipeline.rank_group import RankGroup
         from pipeline.task_kind import served
         from pipeline.training_progress import train
         from pipeline.worker_pool import Assignment
@@ -73,8 +77,14 @@ def _work(args: argparse.Namespace) -> int:
         settings = session.settings
         if args.grace is not None:
             settings = settings.model_copy(update={"grace_seconds": args.grace})
+        group = RankGroup.of_environment()
+        if group is not None and args.processes > 1:
+            raise ConfigurationError("torchrun starts the processes of this worker; leave out --processes")
+        if group is not None and group.rank > 0:
+            return GroupMember(session, group).follow()
         assignment = Assignment(args.order, args.restrict, args.max_tasks, args.watch, args.wait, args.table)
-        code = train(settings, args.processes, assignment)
+        with nullcontext() if group is None else group.led():
+            code = train(settings, args.processes, assignment)
         left = {kind.participle: kind.count() for kind in served(settings, args.table, args.restrict)}
     for participle, counts in left.items():
         listed = ", ".join(f"{counts[state]} {state}" for state in LEFT if counts[state])

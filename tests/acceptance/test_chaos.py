@@ -38,7 +38,11 @@ LIMITS = {
 def insert_all(session: Session) -> list[dict[str, str]]:
     """200 tasks of very different length, in an order that mixes them."""
     trainings = [
-        {**SHUFFLED, "epoch_limit": epochs, "trainer_class_params": {"checkpoint_epochs": max(1, epochs // 10)}}
+        {
+            **SHUFFLED,
+            "epoch_limit": epochs,
+            "trainer_class_params": {"checkpoint_epochs": max(1, epochs // 10), "checkpoints_kept_last": False},
+        }
         for epochs in EPOCHS
     ]
     keys = insert(session, range(TASKS // len(EPOCHS)), DROPOUT, trainings)

@@ -474,6 +474,20 @@ def test_a_worker_process_that_does_not_listen_is_killed_when_the_grace_is_over(
     assert outcomes() == ["preempted"]
 
 
+@pytest.mark.slow
+def test_a_training_that_is_stuck_for_ever_is_ended_and_set_aside(
+    trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STALL_SECONDS": 8, "POLL_SECONDS": 0.5, "MAX_ATTEMPTS": 1}.items():
+        monkeypatch.setenv(f"TRAINLOOM_{name}", str(value))
+    key = moody_task(trainloom, folder, "deaf")
+    told = subprocess.run([*WORKER, "--wait", "0", *of_task(key)], capture_output=True, text=True, check=False)
+    assert "was killed: it had shown no life for" in told.stdout
+    assert "Traceback" not in told.stderr
+    assert state_of(trainloom, key) == "error"
+    assert outcomes() == ["lost"]
+
+
 def test_a_cancelled_task_stops_its_training(
     trainloom: Callable[..., Told], folder: Path, keys: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

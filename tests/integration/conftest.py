@@ -39,8 +39,8 @@ def hold(tmp_path: Path) -> Iterator[Callable[..., HeldWorker]]:
     """Starts a worker; returns it when it waits at its stage."""
     started: list[HeldWorker] = []
 
-    def start(stage: str | None, host: str = "", **environment: str) -> HeldWorker:
-        worker = HeldWorker(stage, tmp_path / f"worker-{len(started)}.log", host, **environment)
+    def start(stage: str | None, host: str = "", table: str = "TrainingResult", **environment: str) -> HeldWorker:
+        worker = HeldWorker(stage, tmp_path / f"worker-{len(started)}.log", host, table, **environment)
         started.append(worker)
         if stage is not None:
             worker.await_stage()

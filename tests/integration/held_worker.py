@@ -37,14 +37,17 @@ class HeldWorker:
     stage : one of `STAGES`, or None for a worker that waits nowhere.
     log : its standard output and error; what `populate` returned is the last line.
     host : the name of its machine.
+    table : the name of the table that it populates.
     environment : variables beside those of this process that begin with ``TRAINLOOM_``.
     """
 
-    def __init__(self, stage: str | None, log: Path, host: str = "", **environment: str) -> None:
+    def __init__(
+        self, stage: str | None, log: Path, host: str = "", table: str = "TrainingResult", **environment: str
+    ) -> None:
         self.log = log
         variables = {name: value for name, value in os.environ.items() if name.startswith("TRAINLOOM_")}
         self._channel, theirs = CONTEXT.Pipe()
-        told = (theirs, stage, log, host, PATHS, {**variables, **environment})
+        told = (theirs, stage, log, host, table, PATHS, {**variables, **environment})
         self.process = CONTEXT.Process(target=_work, args=told)
         self.process.start()
         theirs.close()
@@ -170,6 +173,20 @@ def _at_insert(hold: Hold) -> None:
     after(TrainingResult, "make_insert", hold)
 
 
+def _at_outputs(hold: Hold) -> None:
+    """Some batches of a prediction are written."""
+    from pipeline.prediction_file import PredictionWriter
+
+    before(PredictionWriter, "append", hold, lambda writer, *_: writer.done > 0)
+
+
+def _at_chunks(hold: Hold) -> None:
+    """All bytes of a prediction are in the store, and nobody can see them yet."""
+    from pipeline.store.gridfs import GridFSStore
+
+    before(GridFSStore, "_publish", hold, lambda *given: given[-1] == "prediction")
+
+
 STAGES: Mapping[str, Callable[[Hold], None]] = {
     "claim": _at_claim,
     "data": _at_data,
@@ -178,26 +195,34 @@ STAGES: Mapping[str, Callable[[Hold], None]] = {
     "upload": _at_upload,
     "publication": _at_publication,
     "insert": _at_insert,
+    "outputs": _at_outputs,
+    "chunks": _at_chunks,
 }
 
 
 def _work(
-    channel: Connection, stage: str | None, log: Path, host: str, paths: list[str], environment: dict[str, str]
+    channel: Connection,
+    stage: str | None,
+    log: Path,
+    host: str,
+    table: str,
+    paths: list[str],
+    environment: dict[str, str],
 ) -> None:
     settle_in(log, paths, environment)
     if host:
         platform.node = lambda: host
     if stage is not None:
         STAGES[stage](Hold(channel))
+    import trainloom
     from pipeline import session, worker
     from pipeline.errors import ConfigurationError
-    from trainloom import TrainingResult, connect
 
     session.MONGO_TIMEOUT = MONGO_TIMEOUT
     worker.LACK_DELAY = LACK_DELAY
     try:
-        with connect():
-            done = TrainingResult().populate(reserve_jobs=True, suppress_errors=True)
+        with trainloom.connect():
+            done = getattr(trainloom, table)().populate(reserve_jobs=True, suppress_errors=True)
     except ConfigurationError as error:
         logging.getLogger("trainloom").error("%s", error)
         sys.exit(error.exit_code)
@@ -218,9 +243,9 @@ def settle_in(log: Path, paths: list[str], environment: dict[str, str]) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
 
 
-def awaited(condition: Callable[[], bool], what: Callable[[], str]) -> None:
-    """Poll until something holds; fail with `what` where it never does."""
-    deadline = time.monotonic() + LIMIT
+def awaited(condition: Callable[[], bool], what: Callable[[], str], limit: float = LIMIT) -> None:
+    """Poll until something holds; fail with `what` where it does not within so many seconds."""
+    deadline = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < deadline, what()
         time.sleep(0.02)

@@ -30,7 +30,8 @@ DROPOUT = {
 SHUFFLED = {
     **TRAINING,
     "epoch_limit": EPOCHS,
-    "trainer_class_params": {"checkpoint_epochs": 1, "metrics": ["accuracy"]},
+    # Whether the last state stays would depend on how long somebody holds the worker.
+    "trainer_class_params": {"checkpoint_epochs": 1, "checkpoints_kept_last": False, "metrics": ["accuracy"]},
 }
 OTHERS = {
     "postgresql": "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend'",

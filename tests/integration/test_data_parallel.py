@@ -23,7 +23,7 @@ TOLERANCE = 1e-5  # as docs/data-parallel.md promises
 PARALLEL = {
     **SHUFFLED,
     "batch_size": 5,
-    "trainer_class_params": {"devices": 2, "checkpoint_epochs": 1, "metrics": ["accuracy"]},
+    "trainer_class_params": {**SHUFFLED["trainer_class_params"], "devices": 2},
 }
 LAB = """
 import os

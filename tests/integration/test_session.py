@@ -19,8 +19,10 @@ from pipeline.settings import Settings
 from pipeline.store.folder import FolderStore
 from schemas.attempt import Attempt
 from schemas.errors import NotConnected
+from schemas.prediction import Prediction
+from schemas.prediction_task import PredictionTask
 from schemas.project import VERSION, Project
-from trainloom import ModelConfig, ScriptResult, ScriptTask, StoredDataset, TrainingResult
+from trainloom import ModelConfig, ScriptResult, ScriptTask, StoredDataset, TrainingConfig, TrainingResult
 
 ROOT = Path(__file__).parents[2]
 OPEN = """
@@ -51,12 +53,19 @@ def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend:
 def make_older(session: Session) -> None:
     """Leave the project as the release before made it, and close it."""
     added = (
+        Prediction().jobs,
+        Prediction.Metric(),
+        Prediction.Provenance(),
+        Prediction(),
+        PredictionTask(),
         ScriptResult().jobs,
         ScriptResult(),
         ScriptTask(),
         StoredDataset(),
         TrainingResult.Usage(),
         Attempt.Usage(),
+        Attempt.Pod(),
+        TrainingConfig.Need(),
     )
     for table in added:
         session.connection.query(f"DROP TABLE {table.full_table_name}")
@@ -144,7 +153,8 @@ def test_a_project_of_an_older_release_gets_the_tables_that_came_since(
     make_older(open_session())
     open_session()
     assert len(ScriptResult()) == len(ScriptTask()) == len(StoredDataset()) == 0
-    assert len(TrainingResult.Usage()) == len(Attempt.Usage()) == 0
+    assert len(Prediction()) == len(PredictionTask()) == len(TrainingConfig.Need()) == 0
+    assert len(TrainingResult.Usage()) == len(Attempt.Usage()) == len(Attempt.Pod()) == 0
     assert Project().fetch1("tables_version") == VERSION
     assert "added the tables of version" in caplog.text
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline import outlook, worker_pool, worker_process
+from pipeline import outlook, progress_file, worker_pool, worker_process
 from pipeline.errors import ConfigurationError
 from pipeline.gpu_locks import Gpu
 from pipeline.queue import Queue
@@ -228,3 +231,37 @@ def test_a_process_that_lacks_something_is_not_started_again(
 ) -> None:
     monkeypatch.setattr(worker_process, "run", refuse)
     assert WorkerPool(postgres_session.settings, 2, Assignment()).run(lambda _: None) == 78
+
+
+def hang(settings: Any, assignment: Any, place: Any, channel: Any) -> None:
+    """A worker process that gets on, and then hears no signal and does nothing any more."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    place.sign.show()
+    while True:
+        signal.pause()
+
+
+def test_a_process_that_shows_no_life_any_more_is_killed(
+    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = open_session(stall_seconds=0.5, poll_seconds=0.2, progress_file=tmp_path / "progress")
+    events: list[Event] = []
+    monkeypatch.setattr(worker_process, "run", hang)
+    monkeypatch.setattr(worker_pool, "QUICK_DEATHS", 1)
+    pool = WorkerPool(session.settings, 1, Assignment())
+    assert pool.run(events.append) == 1
+    killed = r"the worker process \d+ was killed: it had shown no life for \d s \(stall_seconds\)"
+    assert [re.fullmatch(killed, event.message) is not None for event in events] == [True, False]
+    assert progress_file.read(tmp_path / "progress")[1] == 0.5 + worker_pool.START_LIMIT
+
+
+def test_the_file_of_a_pool_tells_of_the_process_that_has_been_silent_for_longest(
+    open_session: Callable[..., Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(progress_file=tmp_path / "progress")
+    pool = WorkerPool(session.settings, 2, Assignment())
+    for slot, seconds in zip(pool._slots, (100.0, 7.0), strict=True):
+        slot.running = SimpleNamespace(silence=SimpleNamespace(seconds=seconds))
+    monkeypatch.setattr(pool._progress, "_next", 0.0)
+    pool._show_life()
+    assert 100 <= progress_file.read(tmp_path / "progress")[0] < 110

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets_impl.packed import PackedTier
+from datasets_impl.packed_tier import PackedTier
 from datasets_impl.packing_options import ColumnOptions, PackingOptions
 from datasets_impl.packing_source import FileList
 from datasets_impl.tier_split import TierSplit

@@ -15,7 +15,8 @@ from PIL import Image
 
 from datasets_impl import packed_manifest
 from datasets_impl.hdf5 import HDF5Dataset
-from datasets_impl.packed import PackedDataset, PackedTier
+from datasets_impl.packed import PackedDataset
+from datasets_impl.packed_tier import PackedTier
 from datasets_impl.packing import lineage_of, pack
 from datasets_impl.packing_options import ColumnOptions, PackingOptions
 from datasets_impl.tier_split import TierSplit

@@ -50,13 +50,13 @@ def held(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_ranks_share_the_cpu(held: list[str]) -> None:
     with rank_devices.taken(own("cpu"), 5, GPUS) as names:
-        assert names == ()
+        assert names == {}
     assert held == []
 
 
 def test_each_rank_has_a_gpu_of_its_own(held: list[str]) -> None:
     with rank_devices.taken(own("cuda", "GPU-two"), 3, GPUS) as names:
-        assert names == ("GPU-two", "GPU-one", "GPU-three")
+        assert names == {0: "GPU-two", 1: "GPU-one", 2: "GPU-three"}
         assert held == ["GPU-one", "GPU-three"]
     assert held == []
 
