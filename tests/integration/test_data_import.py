@@ -107,6 +107,7 @@ import_examples(some(), "numbers")
 """
 
 
+@pytest.mark.slow  # the process that is killed loads torch
 def test_an_import_that_was_killed_is_no_dataset_and_goes_on(mongo: MongoDatabase) -> None:
     command = [sys.executable, "-c", KILLED, mongo.url.get_secret_value(), mongo.database_name]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)) as process:

@@ -85,8 +85,7 @@ def same(one: list[Any], other: list[Any]) -> bool:
 
 
 @pytest.mark.usefixtures("kept_mongo")
-@pytest.mark.parametrize("memory_budget", [1 << 30, 0])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("memory_budget", "num_workers"), [(1 << 30, 0), (0, 2)])
 def test_it_gives_the_batches_that_an_hdf5_file_of_the_same_examples_gives(
     tmp_path: Path, memory_budget: int, num_workers: int
 ) -> None:
@@ -116,7 +115,7 @@ def test_the_last_short_batch_is_kept_and_epochs_go_on_for_ever() -> None:
     assert len(list(dataset("validation"))) == 60
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(draw.data())
 def test_no_example_is_lost_or_doubled_whoever_reads(kept_mongo: MongoDatabase, data: draw.DataObject) -> None:
     """Split between ranks, and interrupted after any batch."""
