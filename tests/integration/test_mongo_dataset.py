@@ -24,6 +24,8 @@ from datasets_impl.mongo_access import ExamplesUnavailable
 from datasets_impl.window_sampler import WindowSampler
 from pipeline.data_import import import_examples
 from pipeline.mongo_database import MongoDatabase
+from pipeline.retry import blame_for
+from schemas.attempt import Blame
 from tests.integration.mongo_examples import PROJECT, dataset, examples, lent_database
 
 COUNT = 300  # 210 in train
@@ -450,6 +452,7 @@ def test_a_server_that_goes_away_is_waited_for_and_then_told(
     monkeypatch.setattr(found._tier, "_access", away)
     with pytest.raises(
         ExamplesUnavailable, match="127.0.0.1:9, database .*, which has tier 'train' of mongo:numbers, did"
-    ):
+    ) as raised:
         found[0]
+    assert blame_for(raised.value) is Blame.WORKER
     away.close()
