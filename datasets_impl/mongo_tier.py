@@ -28,8 +28,8 @@ class MongoTier:
     """The fields of one tier as arrays whose first axis counts the examples, in the order of their `_id`.
 
     A block comes from memory, from the node's cache or from MongoDB, and is compared with the sha256 that it had when
-    the dataset was indexed. Blocks that are read next are fetched meanwhile: in ascending order, or in the one that
-    `expect` has told. Neither connection nor memory is pickled or used in a forked process.
+    the dataset was indexed. Blocks that are read next are fetched meanwhile: where they are read in ascending order, or
+    in the one that `expect` has told. Neither connection nor memory is pickled or used in a forked process.
 
     Args:
         access: reaches the database.
@@ -63,7 +63,6 @@ class MongoTier:
         for name, column in index.columns.items():
             if column.dtype.kind not in "biuf":
                 raise DatasetError(f"field {name!r} of {self} is {column}: give booleans, integers or real numbers.")
-        self._next = list(range(1, len(index.digests) + 1))  # the block that is expected behind each
         self._forget()
 
     def __str__(self) -> str:
@@ -76,7 +75,9 @@ class MongoTier:
         self.__dict__.update(state)
         self._forget()
 
-    _of_process = frozenset(("_owner", "_held", "_mapped", "_coming", "_readers"))
+    _of_process = frozenset(
+        ("_owner", "_held", "_mapped", "_coming", "_readers", "_next", "_told", "_last", "_goes_on")
+    )
 
     def _forget(self) -> None:
         self._owner = os.getpid()
@@ -84,6 +85,10 @@ class MongoTier:
         self._mapped: OrderedDict[int, Arrays] = OrderedDict()
         self._coming: dict[int, Future[Arrays]] = {}
         self._readers: ThreadPoolExecutor | None = None
+        # An order that was told is one epoch's: a loader process, which lives longer, must not go by it.
+        self._next = list(range(1, len(self._index.digests) + 1))  # the block that is expected behind each
+        self._told = False
+        self._last, self._goes_on = -1, False  # the block that was read last, and whether it followed the one before
 
     @property
     def block_length(self) -> int:
@@ -102,6 +107,7 @@ class MongoTier:
         end = len(self._index.digests)
         for block, following in zip(first_use, [*first_use[1:], end], strict=True):
             self._next[block] = following
+        self._told = True
 
     def block(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return examples start to stop (exclusive) of a field, as stored."""
@@ -154,7 +160,12 @@ class MongoTier:
             return self._fetched(number, None)
 
     def _read_ahead(self, number: int) -> None:
-        """Send for the blocks that are expected next."""
+        """Send for the blocks that are expected next; nothing is expected of one who reads here and there."""
+        if number != self._last:
+            self._goes_on = self._told or number == self._last + 1
+            self._last = number
+        if not self._goes_on:
+            return
         for following in self._following(number):
             if following in self._coming or following in self._held or following in self._mapped:
                 continue

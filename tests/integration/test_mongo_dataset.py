@@ -182,6 +182,30 @@ def test_the_next_epoch_comes_from_the_nodes_cache(mongo: MongoDatabase, queries
 
 
 @pytest.mark.usefixtures("kept_mongo")
+def test_blocks_are_read_ahead_only_where_the_next_one_is_known(queries: list[Any]) -> None:
+    found = dataset(memory_budget=0, cache_bytes=0)
+
+    def fetched(*numbers: int) -> set[int]:
+        """The blocks that were sent for while examples of these were read."""
+        queries.clear()
+        for number in numbers:
+            found[number * BLOCK]
+        for coming in found._tier._coming.values():
+            coming.result()
+        found._tier.close()
+        firsts = found._tier._index.firsts
+        return {firsts.index(pipeline[0]["$match"]["_id"]["$gte"]) for pipeline in queries}
+
+    assert fetched(9, 3, 6) == {9, 3, 6}
+    assert fetched(0) == {0, 1, 2, 3, 4}
+    found.expect(torch.tensor([5, 9, 2, 7]) * BLOCK)
+    assert fetched(5) == {5, 9, 2, 7}
+    found.expect(torch.tensor([5, 9, 2, 7]) * BLOCK)
+    travelled = pickle.loads(pickle.dumps(found))
+    assert travelled._tier._next == list(range(1, 15))
+
+
+@pytest.mark.usefixtures("kept_mongo")
 def test_without_a_cache_nothing_is_written(tmp_path: Path, server_home: Any) -> None:
     with lent_database(server_home, tmp_path / "none") as mongo:
         import_examples(examples(COUNT), "numbers")
