@@ -21,6 +21,7 @@ PAIRS = {
     "server_load": 10,
     "events": 15,
     "store_transfer": 15,
+    "mongo_data": 15,
     "model_search": 30,
     "packing": 10,
     "packed_reading": 15,

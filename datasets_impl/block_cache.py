@@ -37,7 +37,7 @@ class BlockCache:
 
     Args:
         folder: made at the first `put`.
-        budget: how many bytes the files may have together; with 0 nothing is kept.
+        budget: how many bytes the files may have together; with 0 nothing is kept nor looked for.
     """
 
     def __init__(self, folder: Path, budget: int) -> None:
@@ -52,6 +52,8 @@ class BlockCache:
 
         The file is verified once per process; a damaged one is removed.
         """
+        if self._budget == 0:
+            return None
         path = self._path(sha256)
         try:
             content = np.memmap(path, np.uint8, "r")

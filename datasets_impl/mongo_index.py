@@ -159,11 +159,18 @@ def current(access: MongoAccess, source: Source, keep: Keep) -> DataIndex:
     index = DataIndex({tier: scan(source.view(access, tier), keep) for tier in TIERS})
     document = {
         "_id": key,
+        "dataset": source.name,
         "evidence": evidence,
         "tiers": {tier: tier_index.document() for tier, tier_index in index.tiers.items()},
     }
     patiently(access, source.name, lambda: access.database()[indexes].replace_one({"_id": key}, document, upsert=True))
     return index
+
+
+def forget(access: MongoAccess, source: Source) -> None:
+    """Drop an index that the data were found not to agree with, so that they are read anew."""
+    indexes, key = _indexes(access), source.key(access)
+    patiently(access, source.name, lambda: access.database()[indexes].delete_one({"_id": key}))
 
 
 def scan(view: MongoView, keep: Keep) -> TierIndex:

@@ -13,12 +13,13 @@ import numpy as np
 
 from datasets_impl.block_cache import BlockCache
 from datasets_impl.contract import DatasetError
-from datasets_impl.mongo_access import MongoAccess
-from datasets_impl.mongo_index import Source, TierIndex, columns_of
+from datasets_impl.mongo_access import ExamplesUnavailable, MongoAccess
+from datasets_impl.mongo_index import Source, TierIndex, columns_of, forget
 
 Arrays = dict[str, np.ndarray]
 
 AHEAD = 4  # blocks that are on their way before they are asked for
+LEAST_HELD = 8  # blocks; a batch that lies on the edge of two windows needs some of both
 READERS = 2  # threads that fetch them
 MOST_MAPPED = 128  # files; each one costs a descriptor
 
@@ -27,14 +28,14 @@ class MongoTier:
     """The fields of one tier as arrays whose first axis counts the examples, in the order of their `_id`.
 
     A block comes from memory, from the node's cache or from MongoDB, and is compared with the sha256 that it had when
-    the dataset was indexed. Blocks that are read next are fetched meanwhile: in ascending order, or in the one that
-    `expect` has told. Neither connection nor memory is pickled or used in a forked process.
+    the dataset was indexed. Blocks that are read next are fetched meanwhile: where they are read in ascending order, or
+    in the one that `expect` has told. Neither connection nor memory is pickled or used in a forked process.
 
     Args:
         access: reaches the database.
         source, tier, index: what is read.
         cache: keeps blocks on the node.
-        held_bytes: how much of what was fetched stays in memory; two blocks at least.
+        held_bytes: how much of what was fetched stays in memory; `LEAST_HELD` blocks at least.
 
     Attributes:
         length, shapes, dtypes: as those of `hdf5_tier.HDF5Tier`.
@@ -62,7 +63,6 @@ class MongoTier:
         for name, column in index.columns.items():
             if column.dtype.kind not in "biuf":
                 raise DatasetError(f"field {name!r} of {self} is {column}: give booleans, integers or real numbers.")
-        self._next = list(range(1, len(index.digests) + 1))  # the block that is expected behind each
         self._forget()
 
     def __str__(self) -> str:
@@ -75,7 +75,9 @@ class MongoTier:
         self.__dict__.update(state)
         self._forget()
 
-    _of_process = frozenset(("_owner", "_held", "_mapped", "_coming", "_readers"))
+    _of_process = frozenset(
+        ("_owner", "_held", "_mapped", "_coming", "_readers", "_next", "_told", "_last", "_goes_on")
+    )
 
     def _forget(self) -> None:
         self._owner = os.getpid()
@@ -83,6 +85,10 @@ class MongoTier:
         self._mapped: OrderedDict[int, Arrays] = OrderedDict()
         self._coming: dict[int, Future[Arrays]] = {}
         self._readers: ThreadPoolExecutor | None = None
+        # An order that was told is one epoch's: a loader process, which lives longer, must not go by it.
+        self._next = list(range(1, len(self._index.digests) + 1))  # the block that is expected behind each
+        self._told = False
+        self._last, self._goes_on = -1, False  # the block that was read last, and whether it followed the one before
 
     @property
     def block_length(self) -> int:
@@ -101,6 +107,7 @@ class MongoTier:
         end = len(self._index.digests)
         for block, following in zip(first_use, [*first_use[1:], end], strict=True):
             self._next[block] = following
+        self._told = True
 
     def block(self, name: str, start: int, stop: int) -> np.ndarray:
         """Return examples start to stop (exclusive) of a field, as stored."""
@@ -142,18 +149,30 @@ class MongoTier:
                 return kept[number]
         coming = self._coming.pop(number, None)
         self._read_ahead(number)
-        arrays = self._fetched(number) if coming is None else coming.result()
+        arrays = self._fetched(number, None) if coming is None else self._come(number, coming)
         self._hold(number, arrays)
         return arrays
 
+    def _come(self, number: int, coming: Future[Arrays]) -> Arrays:
+        try:
+            return coming.result()
+        except ExamplesUnavailable:
+            return self._fetched(number, None)
+
     def _read_ahead(self, number: int) -> None:
-        """Send for the blocks that are expected next."""
+        """Send for the blocks that are expected next; nothing is expected of one who reads here and there."""
+        if number != self._last:
+            self._goes_on = self._told or number == self._last + 1
+            self._last = number
+        if not self._goes_on:
+            return
         for following in self._following(number):
             if following in self._coming or following in self._held or following in self._mapped:
                 continue
             if self._readers is None:
                 self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="trainloom-blocks")
-            self._coming[following] = self._readers.submit(self._fetched, following)
+            # Without patience: a thread that waits for a server would keep the process from ending.
+            self._coming[following] = self._readers.submit(self._fetched, following, 0.0)
         while len(self._coming) > 2 * AHEAD:  # of an order that has changed
             dropped = self._coming.pop(next(iter(self._coming)))
             dropped.cancel()
@@ -173,20 +192,20 @@ class MongoTier:
             return
         self._held[number] = arrays
         size = sum(array.nbytes for array in self._held[next(iter(self._held))].values())
-        while len(self._held) > max(2, self._held_bytes // max(1, size)):
+        while len(self._held) > max(LEAST_HELD, self._held_bytes // max(1, size)):
             self._held.popitem(last=False)
 
-    def _fetched(self, number: int) -> Arrays:
+    def _fetched(self, number: int, patience: float | None) -> Arrays:
         length = min(self.block_length, self.length - number * self.block_length)
         content = self._cache.get(self._index.digests[number])
         if content is not None:
             return self._index.arrays_of(content, length)
-        return self._from_server(number, length)
+        return self._from_server(number, length, patience)
 
-    def _from_server(self, number: int, length: int) -> Arrays:
+    def _from_server(self, number: int, length: int, patience: float | None) -> Arrays:
         firsts = self._index.firsts
         stop = firsts[number + 1] if number + 1 < len(firsts) else None
-        parts = list(self._source.view(self._access, self._tier).read(firsts[number], stop))
+        parts = list(self._source.view(self._access, self._tier).read(firsts[number], stop, patience=patience))
         found = sum(part.length for part in parts)
         alike = all(columns_of(part.arrays) == self._index.columns for part in parts)
         if found != length or not alike:
@@ -199,6 +218,7 @@ class MongoTier:
         return arrays
 
     def _changed(self) -> DatasetError:
+        forget(self._access, self._source)
         return DatasetError(
             f"{self} has changed since it was recorded: bring the examples back, or insert the dataset as a new "
             "configuration."

@@ -65,8 +65,11 @@ class MongoView:
         self.label = label
         self._early = all(map(_keeps_identity, self._pipeline))
 
-    def read(self, first: Any = None, stop: Any = None) -> Iterator[Columns]:
+    def read(self, first: Any = None, stop: Any = None, *, patience: float | None = None) -> Iterator[Columns]:
         """Yield the examples whose `_id` is at least `first` and less than `stop`; None stands for no limit.
+
+        Args:
+            patience: seconds that a server may be away, `access.patience` by default.
 
         Raises:
             DatasetError: documents lack a field or a unique `_id`, or the server refuses the pipeline.
@@ -74,7 +77,7 @@ class MongoView:
         """
         lower = {} if first is None else {"$gte": first}
         last: Any = None
-        trial = _Trial(self._access, self.label)
+        trial = _Trial(self._access, self.label, self._access.patience if patience is None else patience)
         while True:
             try:
                 for batch in self._cursor(lower, stop):
@@ -186,7 +189,7 @@ def patiently(access: MongoAccess, label: str, action: Callable[[], Result]) -> 
         ExamplesUnavailable: it stayed away.
         DatasetError: the server refuses.
     """
-    trial = _Trial(access, label)
+    trial = _Trial(access, label, access.patience)
     while True:
         try:
             return action()
@@ -197,9 +200,10 @@ def patiently(access: MongoAccess, label: str, action: Callable[[], Result]) -> 
 class _Trial:
     """Tries again while a server is away, with growing delays."""
 
-    def __init__(self, access: MongoAccess, label: str) -> None:
+    def __init__(self, access: MongoAccess, label: str, patience: float) -> None:
         self._access = access
         self._label = label
+        self._patience = patience
         self.succeeded()
 
     def succeeded(self) -> None:
@@ -216,11 +220,11 @@ class _Trial:
         if not _passes(error):
             raise _translated(error, self._access, self._label) from error
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._access.patience
+            self._deadline = time.monotonic() + self._patience
         if time.monotonic() + self._delay > self._deadline:
             raise ExamplesUnavailable(
-                f"{self._access.name}, which has {self._label}, did not answer for {self._access.patience:g} s: start "
-                "the server, or correct mongo_url."
+                f"{self._access.name}, which has {self._label}, did not answer for {self._patience:g} s: start the "
+                "server, or correct mongo_url."
             ) from error
         time.sleep(self._delay)
         self._delay = min(2 * self._delay, LONGEST_DELAY)

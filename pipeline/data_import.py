@@ -324,6 +324,7 @@ def remove(key: str) -> int:
             raise ImportFailed(f"no dataset {key!r} was imported; `trainloom data list` shows what was")
         number = int(database[documents].count_documents({}))
         database[documents].drop()
+        database[f"{access.prefix}.data_indexes"].delete_many({"dataset": f"{IMPORTED}{key}"})
         database[states].delete_one({"_id": key})
         return number
 

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from datasets_impl import mongo_access, mongo_view
 from pipeline.collector import Collector
+from pipeline.data_import import import_examples
 from pipeline.errors import ConfigurationError
 from pipeline.event_record import Selection
 from pipeline.services.mongo import find_programs
@@ -22,6 +24,7 @@ from pipeline.session import connect
 from pipeline.store.gridfs import GridFSStore
 from pipeline.store.gridfs_chunks import Chunks
 from tests.integration.digits_tasks import insert_tasks, train, training
+from tests.integration.mongo_examples import dataset, examples
 from tests.integration.replica_set import DATABASE, ReplicaSet
 from tests.integration.small_tasks import DROPOUT, EPOCHS, SEEDS, assert_settled, insert, trained_alone
 from trainloom import TrainingResult
@@ -245,3 +248,32 @@ def test_what_is_refused_is_told_without_the_password(
         assert secret not in str(shown)
         shown = shown.__cause__
     assert secret not in caplog.text
+
+
+@pytest.mark.feature("N7")
+def test_examples_are_imported_and_read_while_the_primary_is_lost(session: Any, replica_set: ReplicaSet) -> None:
+    """Documents that are on their way, and a cursor that has given some of its documents."""
+    count = 4_000
+
+    def until_lost() -> Iterator[dict[str, Any]]:
+        for number, example in enumerate(examples(count)):
+            if number == 2_500:
+                replica_set.kill_primary()
+            yield example
+
+    assert import_examples(until_lost(), "numbers").count == count
+    replica_set.revive()
+    collection = mongo_access.borrow().database()[f"{session.settings.schema_name}.data.numbers"]
+    assert collection.count_documents({}) == count
+    found = dataset(memory_budget=0, cache_bytes=0)
+    expected = [example["targets"] for example in examples(count) if example["tier"] == "train"]
+    view = found._tier._source.view(mongo_access.borrow(), "train")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mongo_view, "BATCH", 500)
+        seen: list[int] = []
+        for number, read in enumerate(view.read()):
+            seen += read.arrays["targets"].tolist()
+            if number == 1:
+                replica_set.kill_primary()
+    assert seen == expected
+    assert [target.item() for _, target in found] == expected  # with one member down

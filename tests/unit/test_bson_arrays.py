@@ -135,3 +135,21 @@ def test_documents_that_do_not_fit_are_named(second: dict[str, Any], message: st
 def test_an_id_that_comes_twice_is_found(identity: Any) -> None:
     made = [{"_id": identity, "x": Int64(place)} for place in range(2)]
     assert columns(batch_of(made), ["x"], "data").repeated == identity
+
+
+def test_documents_of_one_length_but_another_make_are_told_apart() -> None:
+    """The same number of bytes, with the values elsewhere."""
+    first = {"_id": 1, "a": "longer", "x": encode(np.arange(3.0), "x"), "b": "b", "y": Int64(1)}
+    second = {"_id": 2, "a": "a", "x": encode(np.arange(3.0, 6.0), "x"), "b": "longer", "y": Int64(2)}
+    third = {"_id": 3, "y": Int64(3), "a": "longer", "b": "b", "x": encode(np.arange(6.0, 9.0), "x")}
+    batch = batch_of([first, second, third])
+    assert len({len(bson.encode(document)) for document in (first, second, third)}) == 1
+    found = columns(batch, ["x", "y"], "data")
+    assert found.arrays["x"].tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert found.arrays["y"].tolist() == [1, 2, 3]
+
+
+def test_arrays_of_one_length_but_another_dtype_are_told_apart() -> None:
+    made = [{"_id": place, "x": encode(np.zeros(2, dtype), "x")} for place, dtype in enumerate(("<f4", "<i4"))]
+    with pytest.raises(DatasetError, match="is int32 of shape \\[2\\], but that of earlier ones is float32"):
+        columns(batch_of(made), ["x"], "data")
