@@ -25,11 +25,9 @@ from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
 from .deadlock import is_deadlock, untangled
 from .errors import PipelineError
-from .job_table import JOB_COLUMNS, declare_indexes, enqueue, job_table
+from .job_table import JOB_COLUMNS, enqueue, job_table
 from .outlook import Statement
 from .pod import Pod
-
-__all__ = ["Claim", "LeaseLost", "Queue", "Worker", "declare_indexes", "enqueue", "job_table", "untangled"]
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from schemas.continuation import CHECKPOINT, checkpoint_name
 from schemas.outcome import Outcome
 from schemas.training_result import TrainingResult
 
@@ -36,12 +35,10 @@ from .shift import Shift
 from .stop import StopSignal
 from .store.interface import Store, parse_address
 from .store_patience import StorePatience
-from .trainer_builder import CHECKPOINTS, WEIGHTS_SUFFIX, TrainerBuilder, weights_path
+from .trainer_builder import CHECKPOINTS, TrainerBuilder, weights_path
 from .trainer_parts import named_by
 from .training_spec import read_spec
 from .usage_meter import UsageMeter
-
-__all__ = ["CHECKPOINT", "WEIGHTS_SUFFIX", "Folders", "TaskRunner", "checkpoint_name"]
 
 logger = logging.getLogger("trainloom")
 

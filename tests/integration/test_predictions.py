@@ -16,9 +16,9 @@ import pytest
 
 from pipeline import dataset_store, prediction_states, task_queue
 from pipeline.collector import Collector
+from pipeline.job_table import job_table
 from pipeline.node_cache import DataFileChanged
 from pipeline.prediction_trace import render, trace
-from pipeline.queue import job_table
 from pipeline.resolver import UnresolvedClass
 from pipeline.session import Session
 from schemas.attempt import Attempt
