@@ -146,6 +146,13 @@ def test_a_task_whose_source_is_trained_again_waits_for_it(postgres_session: Ses
     assert [(row["attempt_outcome"], row["attempt_blame"]) for row in attempts] == [("cancelled", ""), ("finished", "")]
 
 
+def test_a_continuation_that_is_refused_leaves_no_configuration(postgres_session: Session) -> None:
+    (source,) = insert(postgres_session, SEEDS[:1], training=training())
+    with pytest.raises(InvalidRow, match="seed must be a whole number"):
+        TrainingTask().insert_continuation(source, 2 * EPOCHS, seed=-1)
+    assert len(TrainingConfig()) == 1
+
+
 def test_the_command_line_adds_one(open_session: Callable[..., Session], capsys: pytest.CaptureFixture[str]) -> None:
     (source,) = insert(open_session(), SEEDS[:1], training=training())
     command = ["task", "add", "--continue", source[KEY][:8], "--epochs", str(2 * EPOCHS)]
