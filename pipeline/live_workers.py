@@ -10,6 +10,7 @@ from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
+from . import holders
 from .job_table import job_table
 from .task_states import NOW, TASK_KEY, seconds_between
 
@@ -18,13 +19,7 @@ COLUMNS = {
     "model_class": "m.model_class_name",
     "optimizer_class": "c.optimizer_class_name",
     "seed": "t.seed",
-    "worker": "a.attempt_worker",
-    "host": "j.host",
-    "pid": "j.pid",
-    "pod": "a.attempt_pod",
-    "namespace": "p.pod_namespace",
-    "node": "p.pod_node",
-    "device": "a.attempt_device",
+    **holders.COLUMNS,
     "epoch": "a.attempt_epoch",
     "epoch_limit": "c.epoch_limit",
     "step": "a.attempt_step",
