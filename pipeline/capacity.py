@@ -34,26 +34,32 @@ class Capacity:
     devices : how many a training may have.
     gpu_memory : bytes of the process's GPU; 0 without one.
     memory : bytes of the machine's or container's memory for this process.
+    all_or_one : whether a training may have all of the devices or a single one, and no other number.
     """
 
     devices: int = ANY
     gpu_memory: int = 0
     memory: int = 2**62
+    all_or_one: bool = False
 
     def __str__(self) -> str:
-        gpu = f"{self.devices} GPU{'s' if self.devices > 1 else ''} of {self.gpu_memory / GIB:.1f} GiB"
+        count = f"{'1 or ' if self.all_or_one else ''}{self.devices} GPU{'s' if self.devices > 1 else ''}"
+        gpu = f"{count} of {self.gpu_memory / GIB:.1f} GiB"
         return f"{gpu if self.gpu_memory else 'no GPU'}, {self.memory / GIB:.1f} GiB of memory"
 
 
-def capacity_of(settings: Settings, gpu: OwnGpu, there: Sequence[Gpu]) -> Capacity:
+def capacity_of(settings: Settings, gpu: OwnGpu, there: Sequence[Gpu], group: int | None = None) -> Capacity:
     """That of this process, which has its GPU already.
 
     Parameters
     ----------
     there : the GPUs that its trainings may have; the other processes of its pool hold one each.
+    group : processes of the group across machines that it leads, each with a device; None for a process on its own.
     """
     memory = (settings.memory or memory_limit()) // settings.worker_processes
     kind = gpu.device.type
+    if group is not None:
+        return Capacity(group, _gpu_memory(gpu) if kind == CUDA else 0, memory, all_or_one=True)
     if kind != CUDA:
         return Capacity(ANY if kind == CPU else 1, 0, memory)
     whole = sum(not other.visible.startswith(MIG) for other in there)
@@ -95,8 +101,9 @@ def fits(table: Any, capacity: Capacity, job: str) -> str | None:
     if not isinstance(table, TrainingResult):
         return None
     (key,), (config,) = TrainingTask().primary_key, TrainingConfig().primary_key
+    too_many = f"NOT IN (1, {capacity.devices})" if capacity.all_or_one else f"> {capacity.devices}"
     return (
-        f"(SELECT n.need_devices > {capacity.devices} OR n.need_gpu_memory > {capacity.gpu_memory} "
+        f"(SELECT n.need_devices {too_many} OR n.need_gpu_memory > {capacity.gpu_memory} "
         f"OR n.need_memory > {capacity.memory} FROM {TrainingTask().full_table_name} AS t "
         f"JOIN {TrainingConfig.Need().full_table_name} AS n ON n.{config} = t.{config} WHERE t.{key} = {job}) "
         "IS NOT TRUE"

@@ -5,15 +5,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from schemas.attempt import Outcome
 
+from .claim import Worker
 from .connection import BEGIN, BLOCK
 from .outlook import Statement
-
-if TYPE_CHECKING:
-    from .queue import Worker
 
 ORIGINAL_ORDER = ("priority", "scheduled_time")  # and then the key
 SMALL_PART = 16**32 // 8  # of all keys

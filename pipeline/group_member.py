@@ -105,15 +105,7 @@ class GroupMember:
         try:
             while rank.exit_code is None:
                 if rank.channel in wait([rank.channel, rank.sentinel], timeout=PAUSE):
-                    try:
-                        message = rank_channel.receive(rank.channel)
-                    except (EOFError, OSError):
-                        wait([rank.sentinel], timeout=PAUSE)
-                        continue
-                    if message.kind == "failed":
-                        failures.append(message.values)
-                    elif message.kind == "here":
-                        rank_channel.send(rank.channel, "answer")
+                    _hear(rank, failures)
                 self._heed_stop()
                 if self._group.is_aborted(self._number):
                     aborted = True
@@ -123,3 +115,15 @@ class GroupMember:
                 rank.kill()
             rank.channel.close()
         return {"exit_code": 0 if aborted else rank.exit_code, "failures": failures}
+
+
+def _hear(rank: OwnRank, failures: list[dict[str, Any]]) -> None:
+    """Answer what a rank says; what made it fail is added to `failures`."""
+    try:
+        message = rank_channel.receive(rank.channel)
+        if message.kind == "failed":
+            failures.append(message.values)
+        elif message.kind == "here":
+            rank_channel.send(rank.channel, "answer")
+    except (EOFError, OSError):  # it ends, but may hang at that: then it is killed with the training
+        wait([rank.sentinel], timeout=PAUSE)

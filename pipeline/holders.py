@@ -10,7 +10,7 @@ from schemas.attempt import Attempt
 from .job_table import job_table
 from .task_states import NOW, seconds_between
 
-HOLDER = {
+COLUMNS = {
     "worker": "a.attempt_worker",
     "host": "j.host",
     "pid": "j.pid",
@@ -31,7 +31,7 @@ def holders(tasks: Any, results: Any, key: str, columns: Mapping[str, str], join
     ----------
     columns : further names with their SQL, of the task `t` and of what `joins` adds.
     """
-    chosen = {"task": f"j.{key}", **columns, **HOLDER}
+    chosen = {"task": f"j.{key}", **columns, **COLUMNS}
     found = tasks.connection.query(
         f"SELECT {', '.join(chosen.values())}, a.attempt_start, j.reserved_time, {NOW} "
         f"FROM {job_table(results).full_table_name} AS j "

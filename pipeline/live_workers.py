@@ -10,7 +10,7 @@ from schemas.training_config import TrainingConfig
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from .holders import HOLDER
+from . import holders
 from .job_table import job_table
 from .task_states import NOW, TASK_KEY, seconds_between
 
@@ -19,7 +19,7 @@ COLUMNS = {
     "model_class": "m.model_class_name",
     "optimizer_class": "c.optimizer_class_name",
     "seed": "t.seed",
-    **HOLDER,
+    **holders.COLUMNS,
     "epoch": "a.attempt_epoch",
     "epoch_limit": "c.epoch_limit",
     "step": "a.attempt_step",

@@ -110,6 +110,11 @@ def said_if_unsuitable(model: torch.nn.Module, shape: Any, name: str) -> Iterato
         yield
     except (TrainerError, UnsuitableOutputs):
         raise
+    except torch.OutOfMemoryError as error:
+        raise UnsuitableOutputs(
+            f"{label_of(type(model))} cannot be applied to {name}: the device has not enough memory for a batch "
+            f"({str(error).splitlines()[0]}); give a smaller --batch-size (batch_size=)"
+        ) from error
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:  # code of users
         raise UnsuitableOutputs(
             f"{label_of(type(model))} cannot be applied to {name}, with examples of shape {shape}: "

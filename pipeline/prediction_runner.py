@@ -109,7 +109,7 @@ class PredictionRunner:
             if attempt is not None:
                 attempt.stop.polled = True  # after every batch
             passed = predict(predictor(model, device, training), examples, file, _told(attempt, table.progress))
-            stored = self._patience.with_store(attempt, lambda: self._put(file))
+            stored = self._patience.with_store(attempt, lambda: self._put(file, attempt))
             if result_uploads.takes_blobs(table):
                 texts = {"code_texts": made_by["code_texts"]}
                 made_by.update(
@@ -232,9 +232,12 @@ class PredictionRunner:
             self._store.download(sha256, path)
             yield path
 
-    def _put(self, file: BinaryIO) -> Any:
-        file.seek(0)
-        return self._store.put(file, kind=prediction_file.KIND)
+    def _put(self, file: BinaryIO, attempt: RunningAttempt | None) -> Any:
+        file.flush()
+        moved = self._trainings.show_life if attempt is None else attempt.show_life
+        with result_uploads.watched(file.fileno(), moved) as stream:
+            stream.seek(0)
+            return self._store.put(stream, kind=prediction_file.KIND)
 
     def _threads(self) -> int:
         settings = self._settings

@@ -7,11 +7,8 @@ heartbeat. Time is the database's, in UTC.
 
 from __future__ import annotations
 
-import os
-import platform
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from datajoint import blob
@@ -20,14 +17,13 @@ from datajoint.errors import DuplicateError, LostConnectionError
 from schemas.attempt import Attempt, Blame, Outcome
 
 from . import capacity, outlook
-from .capacity import Capacity
+from .claim import Claim, Worker
 from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
 from .deadlock import is_deadlock, untangled
 from .errors import PipelineError
 from .job_table import JOB_COLUMNS, enqueue, job_table
 from .outlook import Statement
-from .pod import Pod
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
 PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
@@ -38,27 +34,6 @@ T = TypeVar("T")
 
 class LeaseLost(PipelineError):
     """The job was taken from this worker: its lease ran out, or the task was cancelled or deleted."""
-
-
-@dataclass(frozen=True)
-class Worker:
-    """Who claims: recorded with every attempt."""
-
-    device: str = ""
-    host: str = field(default_factory=lambda: platform.node()[:255])
-    pid: int = field(default_factory=os.getpid)
-    pod: Pod | None = field(default_factory=Pod.this)
-    gpu: str = ""  # what the driver calls it
-    capacity: Capacity | None = None  # None: it takes every task
-    name: str = field(default_factory=lambda: secrets.token_hex(8))
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A key that this worker holds."""
-
-    key: dict[str, str]
-    attempt: str
 
 
 class Queue:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
-from .errors import ConfigurationError, PipelineError
+from .errors import ConfigurationError
 
 ELASTIC, RESTARTS = "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"  # as torchrun sets them
 SHARED_STORE = "TORCHELASTIC_USE_AGENT_STORE"
@@ -24,8 +24,8 @@ ANSWER = timedelta(seconds=60)  # within which the store must answer
 PAUSE = 0.2  # s between looks at the store
 
 
-class GroupLost(PipelineError):
-    """The other processes of the group cannot be reached any more."""
+class GroupLost(ConfigurationError):
+    """The other processes of the group cannot be reached any more: what the worker lacks, and no task can help."""
 
 
 class RankGroup:

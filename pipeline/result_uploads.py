@@ -66,11 +66,16 @@ def _references(packed: Mapping[str, bytes], stored: Sequence[str]) -> dict[str,
     }
 
 
+def watched(file: Path | int, moved: Callable[[], None]) -> io.BufferedReader:
+    """A file to upload, by its path or its descriptor, which stays open; `moved` is called whenever a part is read."""
+    return io.BufferedReader(_WatchedFile(file, moved))
+
+
 class _WatchedFile(io.FileIO):
     """A file that tells when it is read."""
 
-    def __init__(self, path: Path, moved: Callable[[], None]) -> None:
-        super().__init__(path)
+    def __init__(self, file: Path | int, moved: Callable[[], None]) -> None:
+        super().__init__(file, closefd=not isinstance(file, int))
         self._moved = moved
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
@@ -79,7 +84,7 @@ class _WatchedFile(io.FileIO):
 
 
 def _put(store: Store, weights: Path, moved: Callable[[], None]) -> str:
-    with io.BufferedReader(_WatchedFile(weights, moved)) as stream:
+    with watched(weights, moved) as stream:
         return store.put(stream, kind="weights").sha256
 
 

@@ -112,7 +112,7 @@ class TaskRunner:
 
         `options` are those of `worker.Worker`; `max_calls` is for all tables together.
         """
-        given = capacity_of(self._settings, self._gpu, self.trainers.gpus_there())
+        given = capacity_of(self._settings, self._gpu, self.trainers.gpus_there(), self.trainers.group_size)
         identity = Identity(device=self._device_name(), gpu=self._gpu.uuid or "", capacity=given)
         if name is not None:
             identity = replace(identity, name=name)

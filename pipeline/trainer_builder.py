@@ -195,6 +195,11 @@ class TrainerBuilder:
             mongo=mongo_access.lent() if getattr(training.dataset.cls, "reads_mongodb", False) else None,
         )
 
+    @property
+    def group_size(self) -> int | None:
+        """Processes of the group across machines that this one leads; None for a process on its own."""
+        return None if self._group is None else self._group.size
+
     def gpus_there(self) -> Sequence[Gpu]:
         """The GPUs that trainings of this session may have."""
         return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus

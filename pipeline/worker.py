@@ -17,7 +17,7 @@ from schemas.attempt import Blame, Outcome
 from trainers.contract import Stopped
 
 from . import retry
-from .errors import ConfigurationError, PipelineError
+from .errors import ConfigurationError, DatabaseUnavailable, PipelineError
 from .heartbeat import Heartbeat, clock
 from .job_table import enqueue
 from .outlook import Statement
@@ -170,7 +170,8 @@ class Worker:
             logger.warning("%s", error)
             self._give_up(running)
         except Exception as error:
-            if isinstance(error, LostConnectionError) or not self._is_obsolete(claim, error):
+            away = isinstance(error, LostConnectionError | DatabaseUnavailable)
+            if away or not self._is_obsolete(claim, error):
                 running.close(published=False, wait_s=grace)
                 self._fail(claim, error)
             else:
@@ -225,12 +226,14 @@ class Worker:
         self._stop.raise_if_requested()
 
     def _is_obsolete(self, claim: Claim, error: Exception) -> bool:
-        """Whether the job has nothing left to do: its result is there already, or its task was deleted."""
+        """Whether the job has nothing left to do: its result is there already, its task was deleted, or waits again for
+        another one whose result was."""
         if isinstance(error, DuplicateError) and claim.key in self._table:
             self.queue.drop(claim, "its result was there already")
             return True
-        if isinstance(error, DataJointError | IntegrityError) and not (self._table.key_source & claim.key):
-            self.queue.drop(claim, "its task was deleted")
+        of_rows = isinstance(error, DataJointError | IntegrityError | PipelineError)
+        if of_rows and not (self._table.key_source & claim.key):
+            self.queue.drop(claim, "its task was deleted, or waits for another one again")
             return True
         return False
 

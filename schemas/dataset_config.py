@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import datajoint as dj
@@ -13,7 +12,7 @@ from .config_table import ClassSlot, ConfigTable, class_slot
 from .hashing import text_of
 from .identity import Identity
 from .keys import Keys
-from .schema import Connected, schema
+from .schema import Connected, schema, transaction
 
 TIERS = ("train", "validation", "test")
 
@@ -110,7 +109,7 @@ class DatasetConfig(ConfigTable, dj.Manual):
         if not any(probe is not None and (probe.companions or probe.origin) for probe in found):
             return super()._insert_identities(checked)
         # A store's garbage collection must never see the row without the files that belong to its data file.
-        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+        with transaction(self.connection):
             keys = super()._insert_identities(checked)
             self._insert_origins(keys, found)
         return keys

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 from datajoint.errors import IntegrityError
 
 from .errors import SchemaError
+from .schema import transaction
 
 RESTRICTED = "23001"  # PostgreSQL's code of a foreign key that restricts, which DataJoint passes on as it is
 
@@ -39,7 +39,7 @@ def remove(table: Any, keys: Iterable[Mapping[str, Any]]) -> None:
     connection = table.connection
     key: Mapping[str, Any] = {}
     try:
-        with nullcontext() if connection.in_transaction else connection.transaction:
+        with transaction(connection):
             for key in keys:
                 (table & key).delete_quick()
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import datajoint as dj
@@ -35,6 +36,11 @@ class Connected:
         if self._connection is None:
             raise NotConnected(type(self).__name__)
         return super().heading  # type: ignore[misc]
+
+
+def transaction(connection: Any) -> AbstractContextManager[Any]:
+    """A transaction of its own for what follows, or the one that is open already: MySQL nests none."""
+    return nullcontext() if connection.in_transaction else connection.transaction
 
 
 def activate(name: str, connection: Any, *, create: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import datajoint as dj
@@ -14,7 +13,7 @@ from .config_table import MAX_INT32, ClassSlot, ConfigTable, class_slot
 from .errors import InvalidRow
 from .hashing import plain
 from .parameters import Bound, bind
-from .schema import Connected, schema
+from .schema import Connected, schema, transaction
 
 ORDINARY: Mapping[str, int] = {"devices": 1, "gpu_memory": 0, "memory": 0}  # what every worker can give
 
@@ -92,7 +91,7 @@ class TrainingConfig(ConfigTable, dj.Manual):
         if not needs:
             super()._write(rows)
             return
-        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+        with transaction(self.connection):
             super()._write(rows)
             self.Need().insert(needs, skip_duplicates=True)
 

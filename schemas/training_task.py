@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from itertools import product
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from .hashing import content_md5, plain, text_of
 from .identity import missing_columns
 from .keys import Keys
 from .model_config import ModelConfig
-from .schema import Connected, schema
+from .schema import Connected, schema, transaction
 from .training_config import TrainingConfig
 
 DEFAULT_PRIORITY = 5  # DataJoint's; lower runs first
@@ -150,12 +149,13 @@ class TrainingTask(Connected, dj.Manual):
         other = found[key]
         task = {
             **{column: other[column] for column in (*HASHES, "seed", "code_version")},
-            HASHES[2]: continuation.with_epoch_limit(other[HASHES[2]], epoch_limit),
             "warm_start": key,
             "warm_start_kind": STATE,
             "priority": priority,
         }
-        return self.insert_tuples(task if seed is None else {**task, "seed": seed})
+        with transaction(self.connection):  # so that a task that is refused leaves no configuration behind
+            task[HASHES[2]] = continuation.with_epoch_limit(other[HASHES[2]], epoch_limit)
+            return self.insert_tuples(task if seed is None else {**task, "seed": seed})
 
     def _checked(self, row: Mapping[str, Any]) -> dict[str, Any]:
         columns = {*self.required, *self.defaults}
@@ -198,7 +198,7 @@ class TrainingTask(Connected, dj.Manual):
 
         warm = [{"training_task_md5_hash": task, "warm_start_task_md5_hash": of} for task, (of, _) in sources.items()]
         going_on = [{"training_task_md5_hash": task} for task, (_, kind) in sources.items() if kind == STATE]
-        with nullcontext() if self.connection.in_transaction else self.connection.transaction:
+        with transaction(self.connection):
             self.insert(rows, skip_duplicates=True)
             WarmStart().insert(warm, skip_duplicates=True)
             WarmStart.State().insert(going_on, skip_duplicates=True)

@@ -33,6 +33,8 @@ CPU = Capacity(ANY, 0, 16 * GIB)
 CARD = Capacity(1, 11 * GIB, 16 * GIB)
 SMALL_CARD = Capacity(1, 8 * GIB, 16 * GIB)
 NODE = Capacity(4, 80 * GIB, 512 * GIB)
+GROUP = Capacity(2, 80 * GIB, 512 * GIB, all_or_one=True)
+LARGER_GROUP = Capacity(8, 80 * GIB, 512 * GIB, all_or_one=True)
 
 
 @pytest.fixture
@@ -73,6 +75,8 @@ def test_a_worker_claims_what_it_can_give_and_no_more(session: Session, keys: di
         (CARD, {"nothing", "gpu"}),
         (SMALL_CARD, {"nothing"}),
         (NODE, set(WANTS)),
+        (GROUP, set(WANTS)),
+        (LARGER_GROUP, {"nothing", "gpu", "host"}),  # the ranks of "two" would be another group
     ):
         assert claimed(capacity, order) == {keys[name] for name in expected}, capacity
     assert [queue(capacity).count_unfit() for capacity in (None, CPU, CARD, SMALL_CARD, NODE)] == [0, 2, 2, 3, 0]

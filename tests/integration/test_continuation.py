@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from pipeline import task_queue
 from pipeline.cli.main import main
 from pipeline.collector import Collector
+from pipeline.job_table import enqueue
 from pipeline.session import Session
 from pipeline.trace import render, trace
 from schemas.attempt import Attempt
@@ -130,6 +132,25 @@ def test_without_a_last_state_the_cure_is_told_and_helps(open_session: Callable[
     open_session(keep_last_state=True)
     populate()
     assert len(shown(early)["training_epoch_loss_history"]) == 2 * EPOCHS
+
+
+def test_a_task_whose_source_is_trained_again_waits_for_it(postgres_session: Session) -> None:
+    (source,) = insert(postgres_session, SEEDS[:1], training=training())
+    populate()
+    (longer,) = TrainingTask().insert_continuation(source, 2 * EPOCHS, priority=1)
+    enqueue(TrainingResult())
+    task_queue.retrain([source[KEY]])
+    populate()  # the longer one is taken first, since its job is there already
+    assert shown(longer)["epochs"] == 2 * EPOCHS
+    attempts = (Attempt() & {"attempt_key": longer[KEY]}).to_dicts(order_by="attempt_start")
+    assert [(row["attempt_outcome"], row["attempt_blame"]) for row in attempts] == [("cancelled", ""), ("finished", "")]
+
+
+def test_a_continuation_that_is_refused_leaves_no_configuration(postgres_session: Session) -> None:
+    (source,) = insert(postgres_session, SEEDS[:1], training=training())
+    with pytest.raises(InvalidRow, match="seed must be a whole number"):
+        TrainingTask().insert_continuation(source, 2 * EPOCHS, seed=-1)
+    assert len(TrainingConfig()) == 1
 
 
 def test_the_command_line_adds_one(open_session: Callable[..., Session], capsys: pytest.CaptureFixture[str]) -> None:

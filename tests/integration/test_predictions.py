@@ -20,6 +20,7 @@ from pipeline.job_table import job_table
 from pipeline.node_cache import DataFileChanged
 from pipeline.prediction_trace import render, trace
 from pipeline.resolver import UnresolvedClass
+from pipeline.running import RunningAttempt
 from pipeline.session import Session
 from schemas.attempt import Attempt
 from schemas.errors import DamagedRow, InvalidRow
@@ -391,6 +392,27 @@ def test_a_stopped_worker_gives_its_prediction_back(
     assert worker.end() == 143
     assert Attempt().to_dicts(order_by="attempt_start")[-1]["attempt_outcome"] == "preempted"
     assert objects(session) == [] and states() == {key["prediction_task_md5_hash"]: "pending"}
+
+
+def test_the_upload_of_a_prediction_shows_life(
+    task: Key, postgres_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signs: list[RunningAttempt] = []
+    store = type(postgres_session.store)
+    put = store.put
+    during: list[int] = []
+
+    def watched(self: Any, content: Any, **named: Any) -> Any:
+        before = len(signs)
+        stored = put(self, content, **named)
+        during.append(len(signs) - before)
+        return stored
+
+    insert(task)
+    monkeypatch.setattr(RunningAttempt, "show_life", lambda self: signs.append(self))
+    monkeypatch.setattr(store, "put", watched)
+    predict()
+    assert len(during) == 1 and during[0] > 0
 
 
 @pytest.mark.slow

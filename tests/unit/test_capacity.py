@@ -51,6 +51,13 @@ def test_a_process_can_give_its_share(device: str, gpus: list[Gpu], processes: i
     assert capacity_of(Settings(worker_processes=processes), own(device), gpus) == expected
 
 
+@pytest.mark.parametrize(("device", "gpu_memory"), [("cuda", 40 * GIB), ("cpu", 0)])
+@pytest.mark.feature("B9")
+def test_a_group_across_machines_gives_all_of_its_devices_or_one(device: str, gpu_memory: int) -> None:
+    given = capacity_of(Settings(), own(device), GPUS[:1], group=8)  # the others are on other machines
+    assert given == Capacity(8, gpu_memory, 64 * GIB, all_or_one=True)
+
+
 def test_a_setting_says_how_much_memory_there_is() -> None:
     assert capacity_of(Settings(memory="16Gi", worker_processes=2), own("cpu"), []).memory == 8 * GIB
 

@@ -14,6 +14,8 @@ from pipeline.data_parallel import DataParallelTrainer
 from pipeline.group_launch import GroupLaunch
 from pipeline.rank_failure import RankFailed, RankLacks
 from pipeline.rank_group import GroupLost
+from pipeline.retry import blame_for
+from schemas.attempt import Blame
 
 pytestmark = pytest.mark.feature("B9")
 
@@ -111,3 +113,15 @@ def test_how_another_rank_ended_is_told(
 def test_who_does_not_answer_is_named(train: Callable[..., Others]) -> None:
     with pytest.raises(RankLacks, match="rank 1 of 3: it does not answer; start the whole group again"):
         train(None, {}, joined=False, join_seconds=0.0)
+
+
+def test_a_group_that_cannot_be_reached_speaks_against_the_worker_not_the_task(
+    train: Callable[..., Others], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def announce(*_: Any) -> int:
+        raise GroupLost("the store has gone")
+
+    monkeypatch.setattr(Others, "announce", announce)
+    with pytest.raises(GroupLost) as caught:
+        train(0, {})
+    assert blame_for(caught.value) is Blame.WORKER

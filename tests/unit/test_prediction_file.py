@@ -17,6 +17,7 @@ from datasets_impl.contract import DatasetError
 from pipeline import dataset_store
 from pipeline.prediction_data import UnsuitableData, checked_shape, opened_file
 from pipeline.prediction_file import PredictionWriter, UnsuitableOutputs, UnusableOutput, export
+from pipeline.prediction_pass import said_if_unsuitable
 
 OUTPUTS = torch.arange(24, dtype=torch.float32).reshape(6, 2, 2)
 TARGETS = torch.arange(6)
@@ -203,3 +204,12 @@ def test_files_that_hold_no_inputs_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UnsuitableData, match=message), opened_file(path, "test"):
             pass
+
+
+def test_a_batch_that_the_device_has_no_memory_for_is_not_a_wrong_dtype() -> None:
+    with (
+        pytest.raises(UnsuitableOutputs, match=r"a\.npy: .* memory for a batch .* smaller --batch-size") as caught,
+        said_if_unsuitable(torch.nn.Linear(2, 1), [2], "a.npy"),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+    assert "dtype" not in str(caught.value)
