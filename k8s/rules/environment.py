@@ -14,7 +14,7 @@ from .pod import containers, environment
 from .rule import Scene, rule
 
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?)$", re.I
+    r"(?:PASSWORD|PASSWD|_PWD|(?:^|_)(?:PASS|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?))$", re.I
 )
 _SECRET_OPTION = re.compile(r"[?&](?:\w*password|\w*token|secret)=", re.I)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#\s]*)@)?(?P<hosts>[^/?#\s]*)(?P<rest>\S*)")
@@ -56,6 +56,10 @@ def reveals(name: str, value: str) -> bool:
     """Whether a variable shows a password: by its name, or in a URL."""
     if _SECRET_NAME.search(name) and value and not _REFERENCE.fullmatch(value):
         return True
+    if name in URLS:  # also where its password holds characters that should have been escaped
+        user, at, _ = value.partition("://")[2].rpartition("@")
+        if at and ":" in user and not _REFERENCE.search(user):
+            return True
     return any(
         (":" in (found["user"] or "") and not _REFERENCE.search(found["user"])) or _SECRET_OPTION.search(found["rest"])
         for found in _URL.finditer(value)
