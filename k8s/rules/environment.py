@@ -26,6 +26,7 @@ URLS = ("TRAINLOOM_DATABASE_URL", "TRAINLOOM_MONGO_URL")
 HOSTS = ("TRAINLOOM_DATABASE_HOST", "DJ_HOST")
 DATABASE = ("TRAINLOOM_DATABASE_URL", *HOSTS)
 WORKER = ["trainloom", "worker"]
+SETTINGS_FOLDER = "/etc/trainloom/"  # whose files hold settings too
 STORE = ("TRAINLOOM_MONGO_URL", "TRAINLOOM_STORE_DIR")
 
 
@@ -128,8 +129,9 @@ def _servers(node: Node, scene: Scene) -> Iterator[Problem]:
 
 
 def _known(container: Mapping[str, Any], scene: Scene) -> bool:
-    """Whether all variables of a container can be seen here."""
-    return all(
+    """Whether all settings of a container can be seen here."""
+    mounted = [mount.get("mountPath", "") for mount in container.get("volumeMounts") or []]
+    return not any(f"{path}/".startswith(SETTINGS_FOLDER) for path in mounted) and all(
         "configMapRef" in source and scene.config_map(source["configMapRef"].get("name", "")) is not None
         for source in container.get("envFrom") or []
     )

@@ -391,6 +391,15 @@ def test_variables_from_elsewhere_are_trusted() -> None:
     assert lint(objects) == []
 
 
+@pytest.mark.parametrize("path", ["/etc/trainloom", "/etc/trainloom/credentials.yaml"])
+def test_settings_in_mounted_files_are_trusted(path: str) -> None:
+    (job,) = worker()
+    job["spec"]["template"]["spec"]["volumes"].append({"name": "settings", "secret": {"secretName": "settings"}})
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["volumeMounts"].append({"name": "settings", "mountPath": path})
+    assert lint([job]) == []
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
