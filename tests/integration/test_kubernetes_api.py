@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from k8s import cluster, log_streams
-from k8s.api import MARK, Api, ApiError, Unreachable
+from k8s.api import MARK, TRIES, Api, ApiError, Unreachable
 from k8s.cluster import AccessError, Cluster
 from k8s.log_streams import LogStreams
 from k8s.permission import missing
@@ -395,6 +395,26 @@ def test_a_watch_lists_again_what_the_server_has_forgotten(fake_cluster: FakeClu
     fake_cluster.forget()
     wait_for(watched, ["b"])
     assert sum("watch" not in request.query for request in fake_cluster.asked("GET", "/jobs")) >= 1
+
+
+def test_a_watch_outlasts_a_server_that_forgets_and_is_then_busy(fake_cluster: FakeCluster, watched: Watched) -> None:
+    watching(fake_cluster, 1)
+    fake_cluster.faults += [Fault("GET", "/jobs", status=410), Fault("GET", "/jobs", status=503, times=TRIES)]
+    fake_cluster.break_streams()
+    fake_cluster.put(JOBS, manifest("b"))
+    wait_for(watched, ["a", "b"])
+
+
+def test_a_watch_that_is_answered_with_something_else_has_ended(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def stream(self, *_: Any, **__: Any) -> list[bytes]:
+            return [b"<html>\n"]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(api, "_response", lambda *_, **__: Page())
+    assert list(api.watch(JOB, "1")) == []
 
 
 def test_a_watch_that_is_forbidden_meanwhile_ends_with_the_reason(fake_cluster: FakeCluster, watched: Watched) -> None:
