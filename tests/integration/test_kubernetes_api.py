@@ -441,6 +441,15 @@ def test_the_log_of_a_pod_is_read_as_it_is(fake_cluster: FakeCluster, api: Api) 
         list(log_streams.read(api, pod, previous=True))
 
 
+def test_the_workers_log_is_read_beside_other_containers(fake_cluster: FakeCluster, api: Api) -> None:
+    fake_cluster.put(JOBS, manifest())
+    pod = fake_cluster.add_pod("work", 0)
+    pod["spec"]["containers"].append({"name": "proxy", "image": "proxy"})  # as a service mesh adds one
+    fake_cluster.put(PODS, pod)
+    fake_cluster.write(pod["metadata"]["name"], "epoch 1")
+    assert list(log_streams.read(api, pod["metadata"]["name"])) == ["epoch 1"]
+
+
 def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: FakeCluster, api: Api) -> None:
     fake_cluster.put(JOBS, manifest())
     first = fake_cluster.add_pod("work", 0)
@@ -455,7 +464,7 @@ def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: F
     fake_cluster.write(name, "three")
     assert next(lines) == (name, "three")
     begun, again, *_ = (request.query for request in fake_cluster.asked("GET", f"/{name}/log"))
-    assert begun == {"follow": "true", "timestamps": "true", "tailLines": "1"}
+    assert begun == {"container": "worker", "follow": "true", "timestamps": "true", "tailLines": "1"}
     assert again["sinceTime"] in ("2026-01-01T00:00:03.000000000Z", "2026-01-01T00:00:04.000000000Z")
 
     fake_cluster.write(late, "begin", ended=True)
