@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,18 @@ def test_a_credential_plugin_is_asked_and_its_failure_told(
     with pytest.raises(AccessError, match="credentials gave none: process returned 1. your session has expired"):
         Cluster.load()
     assert caplog.records == []
+
+
+def test_credentials_that_cannot_be_renewed_are_said_and_not_shown(
+    fake_cluster: FakeCluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(f"the plugin answered {TOKEN}")
+
+    monkeypatch.setattr(api.cluster._configuration, "auth_settings", fail)
+    with pytest.raises(AccessError, match="'lab-context' cannot be renewed; log in again") as caught:
+        api.version()
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
