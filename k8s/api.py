@@ -147,7 +147,11 @@ class Api:
                 raise Expired from error
             raise
         try:
-            for event in map(json.loads, _lines(response)):
+            for line in _lines(response):
+                try:
+                    event = json.loads(line)
+                except ValueError:  # what stands between has cut the stream, or answers itself
+                    return
                 if event["type"] == "ERROR":
                     if event["object"].get("code") == GONE:
                         raise Expired

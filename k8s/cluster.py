@@ -108,6 +108,8 @@ class Cluster:
 
         Raises
         ------
+        AccessError
+            If the credentials have run out and cannot be renewed.
         urllib3.exceptions.HTTPError
             If there is no connection or no answer.
         """
@@ -130,7 +132,11 @@ class Cluster:
     def _credentials(self) -> dict[str, str]:
         """The header that says who one is; tokens that have run out are fetched anew."""
         with self._lock, _silenced():
-            setting = self._configuration.auth_settings().get("BearerToken")
+            try:
+                setting = self._configuration.auth_settings().get("BearerToken")
+            except Exception:  # the client's, which may hold what a plugin answered
+                said = f"the credentials of the context {self.context!r} cannot be renewed; log in again"
+                raise AccessError(said) from None
         return {setting["key"]: setting["value"]} if setting else {}
 
 

@@ -14,15 +14,16 @@ CREDENTIALS = ("username", "password")  # as Git asks for them
 SECRET_VOLUME = "code-credentials"
 SECRET_FOLDER = "/run/secrets/code"
 
-# The password goes from a file to Git's standard input: it is in no argument, no variable and no URL. `echo` is a part
-# of the shell. Not every server gives single commits away, hence the second fetch.
+# The password goes from a file to Git's standard input: it is in no argument, no variable and no URL. `printf` is a
+# part of the shell, and so is `echo`, but that reads a backslash as the beginning of a control character in some. Not
+# every server gives single commits away, hence the second fetch.
 FETCH = f"""\
 set -eu
 git init --quiet {REPOSITORY}
 cd {REPOSITORY}
 if [ -d {SECRET_FOLDER} ]; then
   git config credential.helper '!f() {{ test "$1" != get || for field in {" ".join(CREDENTIALS)}; do
-    echo "$field=$(cat {SECRET_FOLDER}/$field)"; done; }}; f'
+    printf "%s=%s\\n" "$field" "$(cat {SECRET_FOLDER}/$field)"; done; }}; f'
 fi
 git fetch --quiet --depth 1 "$CODE_REPOSITORY" "$CODE_COMMIT" ||
   git fetch --quiet "$CODE_REPOSITORY" '+refs/heads/*:refs/remotes/origin/*' '+refs/tags/*:refs/tags/*'

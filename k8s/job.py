@@ -64,7 +64,10 @@ def spec(values: Values, name: str, group: Group) -> dict[str, Any]:
 
 
 def _failure_policy(group: Group) -> dict[str, Any]:
-    """What no retry can mend ends the Job at once; what the cluster does to a pod does not count against its index.
+    """What no retry can mend fails at once; what the cluster does to a pod does not count against its index.
+
+    It fails its own index, since a worker also exits so where its node alone lacks something, such as space on its
+    disk. Where all workers are misconfigured all indexes fail with their first pods, and the Job with them.
 
     A worker that was told to stop exits 143. That is a failure, so that its index gets another pod, and it counts
     unless the cluster itself wanted the pod away (`DisruptionTarget`): a pod that fills the disk is evicted too, and

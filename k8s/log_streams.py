@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 from .api import NOT_FOUND, Api, ApiError, StreamBroken
 from .errors import KubernetesError
 from .job_state import job_state
+from .pod import CONTAINER
 from .pod_state import PENDING, PodState, pod_state
 from .resource import JOB, POD
 from .watched import Watched
@@ -17,6 +18,7 @@ NOT_STARTED = 400  # what the server says to who asks for the log of a container
 SILENCE = 90.0  # s without a line after which a connection is made anew, in case nobody is there any more
 WAITING_LINES = 1000  # read ahead of who prints them
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0  # s before a log is asked for again
+WORKER = {"container": CONTAINER}  # service meshes and patches put others beside it
 
 
 def newest(pods: Iterable[PodState], *, before: bool = False) -> list[PodState]:
@@ -39,7 +41,7 @@ def read(api: Api, pod: str, *, tail: int | None = None, previous: bool = False)
     StreamBroken
         If the connection breaks.
     """
-    query = {**_tail(tail), **({"previous": "true"} if previous else {})}
+    query = {**WORKER, **_tail(tail), **({"previous": "true"} if previous else {})}
     for line in api.log(pod, query, answer_limit=SILENCE):
         yield line.decode(errors="replace")
 
@@ -133,7 +135,7 @@ class LogStreams:
         position = _Position()
         pause = FIRST_PAUSE
         while True:
-            query = {"follow": "true", "timestamps": "true", **(position.query() or _tail(tail))}
+            query = {**WORKER, "follow": "true", "timestamps": "true", **(position.query() or _tail(tail))}
             ended = False
             before = position.time
             try:

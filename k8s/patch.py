@@ -43,8 +43,8 @@ def read(path: Path) -> list[dict[str, Any]]:
         found = [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item is not None]
     except OSError as error:
         raise PatchError(f"the patch {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PatchError(f"the patch {path} is not valid YAML") from error
+    except (yaml.YAMLError, UnicodeDecodeError):  # which quotes lines of it
+        raise PatchError(f"the patch {path} is not valid YAML") from None
     for item in found:
         if not isinstance(item, dict) or not isinstance(item.get("metadata") or {}, dict) or not item.get("kind"):
             raise PatchError(f"the patch {path} must hold parts of objects, each with its kind, such as kind: Job")

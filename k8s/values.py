@@ -210,8 +210,8 @@ class Group(_Section):
     max_failed: int | None = Field(
         default=None, ge=0, description="workers that may fail for good before the others are ended; none: all"
     )
-    misconfigured: Literal["FailJob", "FailIndex"] = Field(
-        default="FailJob", description="what exit code 78 ends: the Job, or only that worker"
+    misconfigured: Literal["FailIndex", "FailJob"] = Field(
+        default="FailIndex", description="what exit code 78 ends: only that worker, or the Job"
     )
     liveness: bool = Field(default=True, description="replace workers that have shown no life for long")
     host_network: bool = Field(default=False, description="the node's network; many namespaces forbid it")

@@ -24,8 +24,8 @@ def read(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValuesError(f"the values file {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValuesError(f"the values file {path} is not valid YAML: {_place(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:  # which quotes lines of it
+        raise ValuesError(f"the values file {path} is not valid YAML: {_place(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -54,11 +54,13 @@ class Watched:
             while True:
                 before, began = version, time.monotonic()
                 try:
+                    if not version:
+                        version = before = self._list()
                     for kind, thing in self._api.watch(self._resource, version, labels=self._labels):
                         version = thing["metadata"]["resourceVersion"]
                         self._take(kind, thing)
                 except Expired:
-                    version = self._list()
+                    version = before = ""
                 except ApiError as error:
                     if not error.is_transient:
                         raise

@@ -84,8 +84,8 @@ def _names() -> str:
     """What names the model and the data of a task `t`."""
     config, model = DatasetConfig.key_column, ModelConfig.key_column
     return (
-        f"JOIN {TrainingTask().full_table_name} AS p ON p.{TASK} = t.{TASK} "
-        f"JOIN {ModelConfig().full_table_name} AS m ON m.{model} = p.{model} "
+        f"JOIN {TrainingTask().full_table_name} AS training ON training.{TASK} = t.{TASK} "
+        f"JOIN {ModelConfig().full_table_name} AS m ON m.{model} = training.{model} "
         f"LEFT JOIN {DatasetConfig().full_table_name} AS d ON d.{config} = t.{PREDICTED} "
         f"LEFT JOIN {StoredDataset().full_table_name} AS v ON v.{STORED} = t.{STORED}"
     )

@@ -289,7 +289,10 @@ class Handler(BaseHTTPRequestHandler):
             pod, log = cluster.objects.get((PODS, name)), cluster.logs.get(name)
             if pod is None or log is None:
                 raise Refused(404, "NotFound", f'pods "{name}" not found')
-            container = query.get("container", pod["spec"]["containers"][0]["name"])
+            names = [container["name"] for container in pod["spec"]["containers"]]
+            if "container" not in query and len(names) > 1:
+                raise Refused(400, "BadRequest", f"a container name must be specified: choose one of {names}")
+            container = query.get("container", names[0])
             if pod["status"]["phase"] == "Pending":
                 raise Refused(
                     400, "BadRequest", f'container "{container}" in pod "{name}" is waiting to start: ContainerCreating'

@@ -99,6 +99,7 @@ class JobSimulator:
     ----------
     pods : all that there were.
     outcome : ``Complete`` or ``Failed``, with the reason; empty while it runs.
+    spoiled : by index, variables that only its pods get: what is wrong on their node.
     """
 
     job: Mapping[str, Any]
@@ -107,6 +108,7 @@ class JobSimulator:
     folder: Path
     pods: list[Pod] = field(default_factory=list)
     outcome: str = ""
+    spoiled: dict[int, dict[str, str]] = field(default_factory=dict)
     _succeeded: set[int] = field(default_factory=set)
     _failed: set[int] = field(default_factory=set)
     _failures: Counter[int] = field(default_factory=Counter)
@@ -209,7 +211,7 @@ class JobSimulator:
             (folder / volume["name"]).mkdir(parents=True)
         (container,) = self._spec["containers"]
         command = [*container["command"], *container.get("args", ())]
-        environment = self._environment(container, name, index, folder)
+        environment = self._environment(container, name, index, folder) | self.spoiled.get(index, {})
         namespaces = [*NAMESPACES, *NAMED, name] if self._isolated else []
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(

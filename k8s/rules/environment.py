@@ -14,7 +14,7 @@ from .pod import containers, environment
 from .rule import Scene, rule
 
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:PASS|PASSWORD|PASSWD|PWD|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?)$", re.I
+    r"(?:PASSWORD|PASSWD|_PWD|(?:^|_)(?:PASS|TOKEN|SECRET|(?:SECRET|ACCESS|PRIVATE|API)_?KEY|CREDENTIALS?))$", re.I
 )
 _SECRET_OPTION = re.compile(r"[?&](?:\w*password|\w*token|secret)=", re.I)
 _URL = re.compile(r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#\s]*)@)?(?P<hosts>[^/?#\s]*)(?P<rest>\S*)")
@@ -26,6 +26,7 @@ URLS = ("TRAINLOOM_DATABASE_URL", "TRAINLOOM_MONGO_URL")
 HOSTS = ("TRAINLOOM_DATABASE_HOST", "DJ_HOST")
 DATABASE = ("TRAINLOOM_DATABASE_URL", *HOSTS)
 WORKER = ["trainloom", "worker"]
+SETTINGS_FOLDER = "/etc/trainloom/"  # whose files hold settings too
 STORE = ("TRAINLOOM_MONGO_URL", "TRAINLOOM_STORE_DIR")
 
 
@@ -56,6 +57,10 @@ def reveals(name: str, value: str) -> bool:
     """Whether a variable shows a password: by its name, or in a URL."""
     if _SECRET_NAME.search(name) and value and not _REFERENCE.fullmatch(value):
         return True
+    if name in URLS:  # also where its password holds characters that should have been escaped
+        user, at, _ = value.partition("://")[2].rpartition("@")
+        if at and ":" in user and not _REFERENCE.search(user):
+            return True
     return any(
         (":" in (found["user"] or "") and not _REFERENCE.search(found["user"])) or _SECRET_OPTION.search(found["rest"])
         for found in _URL.finditer(value)
@@ -124,8 +129,9 @@ def _servers(node: Node, scene: Scene) -> Iterator[Problem]:
 
 
 def _known(container: Mapping[str, Any], scene: Scene) -> bool:
-    """Whether all variables of a container can be seen here."""
-    return all(
+    """Whether all settings of a container can be seen here."""
+    mounted = [mount.get("mountPath", "") for mount in container.get("volumeMounts") or []]
+    return not any(f"{path}/".startswith(SETTINGS_FOLDER) for path in mounted) and all(
         "configMapRef" in source and scene.config_map(source["configMapRef"].get("name", "")) is not None
         for source in container.get("envFrom") or []
     )

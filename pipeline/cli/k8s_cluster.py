@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.cli.context import load_settings, open_session
+from pipeline.cli.context import load_settings
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.home import Home
 
@@ -70,11 +70,11 @@ def open_workers(args: argparse.Namespace) -> tuple[Api, str | None]:
 
 
 class Tasks:
-    """What the database knows of the tasks; it is opened when it is first asked, and may be away.
+    """What the database knows of the tasks; it is opened when it is first asked, and may be away or go away.
 
     Attributes
     ----------
-    problem : why nothing is known, empty where it is.
+    problem : why nothing is known now, empty where it is.
     """
 
     def __init__(self, args: argparse.Namespace, sessions: ExitStack) -> None:
@@ -115,20 +115,34 @@ class Tasks:
         return self._asked(ask)
 
     def _asked(self, question: Callable[[Settings], T]) -> T | None:
-        if self.problem:
-            return None
+        if self.problem and self._settings is None:
+            return None  # to try to open it takes seconds each time
         try:
             if self._settings is None:
                 self._settings = self._opened()
-            return question(self._settings)
-        except (PipelineError, OSError) as error:  # the cluster can be looked at all the same
-            self.problem = " ".join(str(error).split())
+            answer = question(self._settings)
+        except Exception as error:
+            if not isinstance(error, PipelineError | OSError) and not _is_of_the_database(error):
+                raise
+            self.problem = " ".join(str(error).split())  # the cluster can be looked at all the same
             return None
+        self.problem = ""
+        return answer
 
     def _opened(self) -> Settings:
         """The settings, once a session with them is open."""
         settings = load_settings(self._args)
         if settings.database is None and Home.find() is None:  # said at once: a session takes seconds to load
             raise ConfigurationError("no database is set, and there is no home with one here or above")
-        self._sessions.enter_context(open_session(self._args))
+        from pipeline.session import connect
+
+        # A database that goes away is asked again at the next look, which the cluster is not to wait for.
+        settings = settings.model_copy(update={"reconnect_seconds": 0.0})
+        self._sessions.enter_context(connect(settings, create_home=False))
         return settings
+
+
+def _is_of_the_database(error: Exception) -> bool:
+    from datajoint.errors import DataJointError
+
+    return isinstance(error, DataJointError)

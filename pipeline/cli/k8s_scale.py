@@ -22,6 +22,10 @@ PACE = 15.0  # s between two looks
 SHORTEST = 0.1  # s
 
 
+class TasksUnknown(PipelineError):
+    """The database does not tell how many tasks there are."""
+
+
 def add_parser(subparsers: Any) -> None:
     """Register the command."""
     parser = subparsers.add_parser(
@@ -113,13 +117,15 @@ def _follow(args: argparse.Namespace, api: Api, name: str, tasks: Tasks) -> None
     follower = Follower(args.min, args.max, args.patience)
     print(f"{name} follows the queue with {args.min} to {args.max} workers, until Ctrl-C", flush=True)
     away = False
+    began = False
     while True:
         try:
             if not _look(api, name, tasks, follower):
                 return
-            away = False
-        except ApiError as error:
-            if not error.is_transient:
+            away, began = False, True
+        except (ApiError, TasksUnknown) as error:
+            # A database that was there comes back.
+            if not (error.is_transient if isinstance(error, ApiError) else began):
                 raise
             if not away:
                 print(f"{error}; it is tried again", file=sys.stderr, flush=True)
@@ -143,7 +149,7 @@ def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
         return False
     demand, held = tasks.demand(), tasks.held()
     if demand is None or held is None:
-        raise PipelineError(f"--follow counts the tasks, and they are not known: {tasks.problem}")
+        raise TasksUnknown(f"--follow counts the tasks, and they are not known: {tasks.problem}")
     pods = [pod_state(pod) for pod in api.list(POD, labels=f"{JOB_LABEL}={name}").items]
     at_work = by_pod(pods, held)
     busy = {pod.index for pod in pods if pod.name in at_work and pod.index is not None}

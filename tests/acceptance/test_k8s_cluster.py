@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import yaml
 
 from k8s.render import render
 from k8s.values import Values
-from pipeline.cli.main import main
+from pipeline.cli.k8s_cluster import Tasks
+from pipeline.cli.main import build_parser, main
+from pipeline.pod_tasks import Demand
 from pipeline.queue import Queue, Worker
 from schemas.attempt import Attempt
 from schemas.training_result import TrainingResult
@@ -290,6 +292,49 @@ def test_without_a_database_the_pods_are_shown_alone(fake_cluster: FakeCluster, 
     assert errors == "the tasks are not known: no database is set, and there is no home with one here or above\n"
     found = json.loads(k8s("status", "--json")[0])
     assert (found["tasks"], found["pods"][0]["tasks"]) == (None, None)
+
+
+@pytest.mark.feature("S19")
+def test_a_database_that_goes_away_is_said_and_asked_again(
+    project_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError("connection refused")
+
+    with ExitStack() as sessions:
+        tasks = Tasks(build_parser().parse_args(["k8s", "status"]), sessions)
+        assert tasks.held() == []
+        connection = TrainingTask().connection
+        with monkeypatch.context() as away:
+            away.setattr(connection, "connect", refuse)
+            connection._conn.close()
+            assert tasks.held() is None
+            # At once: the cluster is not to wait for the database.
+            assert tasks.problem == "the database did not come back within 0 s: connection refused"
+        assert tasks.held() == []
+        assert tasks.problem == ""
+
+
+def test_who_follows_the_queue_waits_for_a_database_that_goes_away(
+    fake_cluster: FakeCluster, k8s: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(fake_cluster)
+    answers = [Demand(pending=5, retry=0, running=0), None, None, Demand(pending=7, retry=0, running=0)]
+
+    def demand(tasks: Tasks) -> Demand | None:
+        found = answers.pop(0)
+        tasks.problem = "" if found else "it is away"
+        if not answers:
+            fake_cluster.put(JOBS, {**fake_cluster.objects[JOBS, "trainloom"], "status": COMPLETE})
+        return found
+
+    monkeypatch.setattr(Tasks, "demand", demand)
+    monkeypatch.setattr(Tasks, "held", lambda _: [])
+    lines, errors = k8s("scale", "--follow", "--interval", "0.1")
+    assert "trainloom: 5 workers instead of 3" in lines
+    assert "trainloom: 7 workers instead of 5" in lines
+    assert "trainloom has ended (Complete)" in lines
+    assert errors == "--follow counts the tasks, and they are not known: it is away; it is tried again\n"
 
 
 def test_a_pod_that_hangs_at_its_start_says_what_for(fake_cluster: FakeCluster, k8s: Command) -> None:

@@ -38,7 +38,7 @@ def secrets(server_home: Any) -> dict[str, dict[str, str]]:
 def rendered(project_environment: dict[str, str]) -> Any:
     """Renders the objects of so many workers of the test's project."""
 
-    def objects(workers: int, grace: int = 30, **settings: Any) -> list[dict[str, Any]]:
+    def objects(workers: int, grace: int = 30, misconfigured: Any = "FailIndex", **settings: Any) -> list[Any]:
         keys = {"TRAINLOOM_DATABASE_URL": "database-url", "TRAINLOOM_MONGO_URL": "mongo-url"}
         project = project_environment["TRAINLOOM_PROJECT"]
         common = {"project": project, "mongo_database": project, "torch_threads": 1, "poll_seconds": 0.5}
@@ -48,7 +48,7 @@ def rendered(project_environment: dict[str, str]) -> Any:
                 image=IMAGE,
                 settings={**common, **settings},
                 secrets=(Secret(name=DATABASE, env=keys),),
-                worker=Group(workers=workers, grace_seconds=grace),
+                worker=Group(workers=workers, grace_seconds=grace, misconfigured=misconfigured),
             )
         )
 
@@ -128,17 +128,39 @@ def test_a_pod_that_is_told_to_stop_gives_its_task_back_and_exits_143(long_job: 
         assert attempt["attempt_host"] == pod.name != platform.node()
 
 
-def test_a_wrong_configuration_ends_the_job_at_once(
+def test_a_wrong_configuration_of_all_workers_ends_the_job_after_one_pod_each(
     rendered: Any, secrets: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     job = JobSimulator.of(rendered(2, lease_seconds=1), secrets, tmp_path / "pods")
+    assert job.run() == "Failed: FailedIndexes"
+    assert [pod.code for pod in job.pods] == [78, 78]
+    assert "lease_seconds must be at least twice heartbeat_seconds" in job.pods[0].said
+
+
+def test_a_wrong_configuration_ends_the_job_at_once_where_that_is_asked_for(
+    rendered: Any, secrets: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    objects = rendered(2, misconfigured="FailJob", lease_seconds=1)
+    job = JobSimulator.of(objects, secrets, tmp_path / "pods")
     assert job.run() == "Failed: PodFailurePolicy"
     assert 78 in {pod.code for pod in job.pods} <= {78, 143}
     assert len(job.pods) == 2
-    assert "lease_seconds must be at least twice heartbeat_seconds" in job.pods[0].said
+
+
+@pytest.mark.slow
+@pytest.mark.feature("S18")
+def test_a_pod_that_lacks_something_ends_no_healthy_worker(
+    postgres_session: Session, rendered: Any, secrets: dict[str, dict[str, str]], tmp_path: Path
+) -> None:
+    keys = insert(postgres_session, seeds=range(2))
+    job = JobSimulator.of(rendered(2), secrets, tmp_path / "pods")
+    job.spoiled[0] = {"TRAINLOOM_LEASE_SECONDS": "1"}
+    assert job.run() == "Failed: FailedIndexes"
+    assert {(pod.index, pod.code) for pod in job.pods} == {(0, 78), (1, 0)}
+    assert len(TrainingResult()) == len(keys)
 
 
 def test_a_pod_without_addresses_of_servers_says_so(rendered: Any, tmp_path: Path) -> None:
     job = JobSimulator.of(rendered(1), {DATABASE: {"database-url": "", "mongo-url": ""}}, tmp_path / "pods")
-    assert job.run() == "Failed: PodFailurePolicy"
+    assert job.run() == "Failed: FailedIndexes"
     assert [pod.code for pod in job.pods] == [78], job.pods[0].said

@@ -21,7 +21,7 @@ from k8s.values import Values
 
 GIT = shutil.which("git")
 pytestmark = pytest.mark.skipif(GIT is None, reason="no git")
-USER, PASSWORD = "robot", "s3cr3t-token"
+USER, PASSWORD = "robot", r"s3cr3t-\token\n%s"
 
 
 def git(folder: Path, *arguments: str) -> str:

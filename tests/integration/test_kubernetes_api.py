@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from k8s import cluster, log_streams
-from k8s.api import MARK, Api, ApiError, Unreachable
+from k8s.api import MARK, TRIES, Api, ApiError, Unreachable
 from k8s.cluster import AccessError, Cluster
 from k8s.log_streams import LogStreams
 from k8s.permission import missing
@@ -137,6 +138,18 @@ def test_a_credential_plugin_is_asked_and_its_failure_told(
     with pytest.raises(AccessError, match="credentials gave none: process returned 1. your session has expired"):
         Cluster.load()
     assert caplog.records == []
+
+
+def test_credentials_that_cannot_be_renewed_are_said_and_not_shown(
+    fake_cluster: FakeCluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError(f"the plugin answered {TOKEN}")
+
+    monkeypatch.setattr(api.cluster._configuration, "auth_settings", fail)
+    with pytest.raises(AccessError, match="'lab-context' cannot be renewed; log in again") as caught:
+        api.version()
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_server_that_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,6 +410,26 @@ def test_a_watch_lists_again_what_the_server_has_forgotten(fake_cluster: FakeClu
     assert sum("watch" not in request.query for request in fake_cluster.asked("GET", "/jobs")) >= 1
 
 
+def test_a_watch_outlasts_a_server_that_forgets_and_is_then_busy(fake_cluster: FakeCluster, watched: Watched) -> None:
+    watching(fake_cluster, 1)
+    fake_cluster.faults += [Fault("GET", "/jobs", status=410), Fault("GET", "/jobs", status=503, times=TRIES)]
+    fake_cluster.break_streams()
+    fake_cluster.put(JOBS, manifest("b"))
+    wait_for(watched, ["a", "b"])
+
+
+def test_a_watch_that_is_answered_with_something_else_has_ended(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def stream(self, *_: Any, **__: Any) -> list[bytes]:
+            return [b"<html>\n"]
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(api, "_response", lambda *_, **__: Page())
+    assert list(api.watch(JOB, "1")) == []
+
+
 def test_a_watch_that_is_forbidden_meanwhile_ends_with_the_reason(fake_cluster: FakeCluster, watched: Watched) -> None:
     watching(fake_cluster, 1)
     fake_cluster.denied = {("watch", "jobs")}
@@ -421,6 +454,15 @@ def test_the_log_of_a_pod_is_read_as_it_is(fake_cluster: FakeCluster, api: Api) 
         list(log_streams.read(api, pod, previous=True))
 
 
+def test_the_workers_log_is_read_beside_other_containers(fake_cluster: FakeCluster, api: Api) -> None:
+    fake_cluster.put(JOBS, manifest())
+    pod = fake_cluster.add_pod("work", 0)
+    pod["spec"]["containers"].append({"name": "proxy", "image": "proxy"})  # as a service mesh adds one
+    fake_cluster.put(PODS, pod)
+    fake_cluster.write(pod["metadata"]["name"], "epoch 1")
+    assert list(log_streams.read(api, pod["metadata"]["name"])) == ["epoch 1"]
+
+
 def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: FakeCluster, api: Api) -> None:
     fake_cluster.put(JOBS, manifest())
     first = fake_cluster.add_pod("work", 0)
@@ -435,7 +477,7 @@ def test_logs_are_followed_over_breaks_and_pods_that_come_and_go(fake_cluster: F
     fake_cluster.write(name, "three")
     assert next(lines) == (name, "three")
     begun, again, *_ = (request.query for request in fake_cluster.asked("GET", f"/{name}/log"))
-    assert begun == {"follow": "true", "timestamps": "true", "tailLines": "1"}
+    assert begun == {"container": "worker", "follow": "true", "timestamps": "true", "tailLines": "1"}
     assert again["sinceTime"] in ("2026-01-01T00:00:03.000000000Z", "2026-01-01T00:00:04.000000000Z")
 
     fake_cluster.write(late, "begin", ended=True)

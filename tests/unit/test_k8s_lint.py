@@ -391,11 +391,23 @@ def test_variables_from_elsewhere_are_trusted() -> None:
     assert lint(objects) == []
 
 
+@pytest.mark.parametrize("path", ["/etc/trainloom", "/etc/trainloom/credentials.yaml"])
+def test_settings_in_mounted_files_are_trusted(path: str) -> None:
+    (job,) = worker()
+    job["spec"]["template"]["spec"]["volumes"].append({"name": "settings", "secret": {"secretName": "settings"}})
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    container["volumeMounts"].append({"name": "settings", "mountPath": path})
+    assert lint([job]) == []
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
         ("TRAINLOOM_DATABASE_URL", "postgresql://me:secret@db/lab", "holds a secret"),
         ("TRAINLOOM_DATABASE_URL", "postgresql://me@db/lab?password=secret", "holds a secret"),
+        # Characters that should have been escaped:
+        ("TRAINLOOM_DATABASE_URL", "postgresql://me:a/secret@db/lab", "holds a secret"),
+        ("TRAINLOOM_MONGO_URL", "mongodb://me:a#b?secret@db", "holds a secret"),
         ("TRAINLOOM_DATABASE_URL", "postgresql://me@localhost:5432/lab", "is the pod itself"),
         ("TRAINLOOM_DATABASE_URL", "postgresql:///lab?host=/run/postgresql", "a socket"),
         ("TRAINLOOM_DATABASE_URL", "postgresql://%2Frun%2Fpostgresql/lab", "a socket"),
@@ -405,6 +417,10 @@ def test_variables_from_elsewhere_are_trusted() -> None:
         ("TRAINLOOM_MONGO_URL", "mongodb://[::1]:27017", "is the pod itself"),
         ("DJ_HOST", "0.0.0.0", "is the pod itself"),
         ("DJ_PASS", "secret", "holds a secret"),
+        ("PGPASSWORD", "secret", "holds a secret"),
+        ("MYSQL_PWD", "secret", "holds a secret"),
+        ("PWD", "/workspace", None),
+        ("PGPASSFILE", "/run/secrets/pgpass", None),
         ("AWS_SECRET_ACCESS_KEY", "secret", "holds a secret"),
         ("AWS_ACCESS_KEY_ID", "AKIA", None),
         ("a key", "x", "is no key"),

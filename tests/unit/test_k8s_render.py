@@ -68,14 +68,14 @@ def test_indexes_are_places_of_workers_with_limits_of_their_own() -> None:
     assert "suspend" not in spec
 
 
-def test_a_disruption_does_not_count_and_a_wrong_configuration_ends_all() -> None:
+def test_a_disruption_does_not_count_and_a_wrong_configuration_ends_that_worker() -> None:
     first, second = job()["spec"]["podFailurePolicy"]["rules"]
     assert (first["action"], first["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert second == {
-        "action": "FailJob",
+        "action": "FailIndex",
         "onExitCodes": {"containerName": container()["name"], "operator": "In", "values": [78]},
     }
-    assert job(misconfigured="FailIndex")["spec"]["podFailurePolicy"]["rules"][1]["action"] == "FailIndex"
+    assert job(misconfigured="FailJob")["spec"]["podFailurePolicy"]["rules"][1]["action"] == "FailJob"
 
 
 def test_a_pod_has_no_rights_and_writes_only_to_its_folders() -> None:

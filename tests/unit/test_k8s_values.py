@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from k8s import patch, values_file
+from k8s.errors import KubernetesError
 from k8s.values import Values, ValuesError
 
 IMAGE = {"image": "lab/trainloom:1.0"}
@@ -176,6 +179,14 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: str | bytes | Non
         path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValuesError, match=f"values.yaml {says}"):
         Values.load(path)
+
+
+@pytest.mark.parametrize("read", [values_file.read, patch.read])
+def test_no_line_of_a_file_that_is_no_yaml_is_shown(tmp_path: Path, read: Any) -> None:
+    (tmp_path / "values.yaml").write_text("token: [hunter2")
+    with pytest.raises(KubernetesError) as caught:
+        read(tmp_path / "values.yaml")
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_an_override_that_groups_hide_is_refused() -> None:
