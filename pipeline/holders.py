@@ -15,8 +15,8 @@ COLUMNS = {
     "host": "j.host",
     "pid": "j.pid",
     "pod": "a.attempt_pod",
-    "namespace": "p.pod_namespace",
-    "node": "p.pod_node",
+    "namespace": "pod.pod_namespace",
+    "node": "pod.pod_node",
     "device": "a.attempt_device",
 }
 
@@ -29,7 +29,8 @@ def holders(tasks: Any, results: Any, key: str, columns: Mapping[str, str], join
 
     Parameters
     ----------
-    columns : further names with their SQL, of the task `t` and of what `joins` adds.
+    columns : further names with their SQL, of the task `t` and of what `joins` adds under aliases other than `j`, `t`,
+        `a` and `pod`.
     """
     chosen = {"task": f"j.{key}", **columns, **COLUMNS}
     found = tasks.connection.query(
@@ -37,7 +38,7 @@ def holders(tasks: Any, results: Any, key: str, columns: Mapping[str, str], join
         f"FROM {job_table(results).full_table_name} AS j "
         f"JOIN {tasks.full_table_name} AS t ON t.{key} = j.{key} {joins} "
         f"LEFT JOIN {Attempt().full_table_name} AS a ON a.attempt_id = j.version "
-        f"LEFT JOIN {Attempt.Pod().full_table_name} AS p ON p.attempt_id = j.version "
+        f"LEFT JOIN {Attempt.Pod().full_table_name} AS pod ON pod.attempt_id = j.version "
         "WHERE j.status = 'reserved' ORDER BY a.attempt_start, a.attempt_id"
     )
     return [_holder(chosen, values) for values in found.fetchall()]

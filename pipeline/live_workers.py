@@ -49,7 +49,7 @@ def live_workers() -> list[dict[str, Any]]:
         f"{_joined('m', ModelConfig)} {_joined('c', TrainingConfig)} "
         # DataJoint's own workers hold jobs without an attempt.
         f"LEFT JOIN {attempts} AS a ON a.attempt_id = j.version "
-        f"LEFT JOIN {Attempt.Pod().full_table_name} AS p ON p.attempt_id = j.version "
+        f"LEFT JOIN {Attempt.Pod().full_table_name} AS pod ON pod.attempt_id = j.version "
         "WHERE j.status = 'reserved' ORDER BY a.attempt_start, a.attempt_id"
     )
     return [_worker(values) for values in found.fetchall()]

@@ -16,9 +16,10 @@ import pytest
 
 from pipeline import dataset_store, prediction_states, task_queue
 from pipeline.collector import Collector
-from pipeline.job_table import job_table
+from pipeline.job_table import enqueue, job_table
 from pipeline.node_cache import DataFileChanged
 from pipeline.prediction_trace import render, trace
+from pipeline.queue import Queue, Worker
 from pipeline.resolver import UnresolvedClass
 from pipeline.running import RunningAttempt
 from pipeline.session import Session
@@ -181,6 +182,15 @@ def test_predictions_are_cancelled_retried_and_ordered_like_trainings(session: S
         task_queue.retry(names)
     task_queue.retrain(names[:1])
     assert first not in Prediction() and second in Prediction()
+
+
+def test_who_makes_a_prediction_is_told(task: Key) -> None:
+    key = insert(task)["prediction_task_md5_hash"]
+    assert prediction_states.live_workers() == []
+    enqueue(Prediction())
+    assert Queue(Prediction(), Worker("a GPU", name="ours")).claim() is not None
+    (maker,) = prediction_states.live_workers()
+    assert (maker["task"], maker["data"], maker["tier"], maker["worker"]) == (key, "data.h5", "test", "ours")
 
 
 def test_every_combination_of_trainings_datasets_and_tiers_is_inserted_once(task: Key) -> None:
