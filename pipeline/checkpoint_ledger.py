@@ -12,9 +12,10 @@ from schemas.attempt import Attempt
 from schemas.checkpoint import Checkpoint
 
 from .checkpoint_record import Recorded
+from .claim import Claim
 from .deadlock import untangled
 from .errors import DatabaseUnavailable
-from .queue import Claim, LeaseLost
+from .queue import LeaseLost
 
 
 class CheckpointLedger:

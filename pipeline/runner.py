@@ -18,6 +18,7 @@ from schemas.training_result import TrainingResult
 
 from . import code_changes, plots, provenance, result_uploads, worker
 from .capacity import capacity_of
+from .claim import Worker as Identity
 from .data_parallel import devices_of
 from .errors import PipelineError
 from .events import EventLog
@@ -25,7 +26,6 @@ from .folders import Folders
 from .gpu_choice import OwnGpu
 from .heartbeat import Heartbeat
 from .progress_file import opened
-from .queue import Worker as Identity
 from .resolver import ClassResolver
 from .result_rows import checkpoint_artifact, notes_of, parameter_count, scored
 from .retry import Policy

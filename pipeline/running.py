@@ -15,9 +15,10 @@ from trainers.contract import Stopped
 from .checkpoint_ledger import CheckpointLedger
 from .checkpoint_record import Recorded
 from .checkpoints import CheckpointKeeper
+from .claim import Claim
 from .errors import DatabaseUnavailable
 from .heartbeat import Lease
-from .queue import Claim, LeaseLost, Queue
+from .queue import LeaseLost, Queue
 from .reporters.several import Several
 from .stop import StopSignal
 from .store.interface import Store

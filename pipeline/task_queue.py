@@ -11,10 +11,11 @@ from schemas.checkpoint import Checkpoint
 from schemas.prediction import Prediction
 from schemas.training_result import TrainingResult
 
+from .claim import Claim
 from .errors import PipelineError
 from .job_table import enqueue, job_table
 from .live_workers import live_workers
-from .queue import Claim, Queue
+from .queue import Queue
 from .short_keys import shown
 from .task_kind import KINDS, TRAININGS, TaskKind
 from .task_states import State

@@ -17,12 +17,13 @@ from schemas.attempt import Blame, Outcome
 from trainers.contract import Stopped
 
 from . import retry
+from .claim import Claim
+from .claim import Worker as Identity
 from .errors import ConfigurationError, DatabaseUnavailable, PipelineError
 from .heartbeat import Heartbeat, clock
 from .job_table import enqueue
 from .outlook import Statement
-from .queue import Claim, LeaseLost, Queue
-from .queue import Worker as Identity
+from .queue import LeaseLost, Queue
 from .running import RunningAttempt
 from .stop import StopSignal
 

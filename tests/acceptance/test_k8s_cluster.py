@@ -20,10 +20,11 @@ import yaml
 
 from k8s.render import render
 from k8s.values import Values
+from pipeline.claim import Worker
 from pipeline.cli.k8s_cluster import Tasks
 from pipeline.cli.main import build_parser, main
 from pipeline.pod_tasks import Demand
-from pipeline.queue import Queue, Worker
+from pipeline.queue import Queue
 from schemas.attempt import Attempt
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipeline.capacity import ANY, GIB, Capacity
+from pipeline.claim import Worker as Identity
 from pipeline.live_workers import live_workers
 from pipeline.queue import Queue
-from pipeline.queue import Worker as Identity
 from pipeline.session import Session
 from pipeline.shift import Shift
 from pipeline.stop import StopSignal

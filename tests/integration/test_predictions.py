@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from pipeline import dataset_store, prediction_states, task_queue
+from pipeline.claim import Worker
 from pipeline.collector import Collector
 from pipeline.job_table import enqueue, job_table
 from pipeline.node_cache import DataFileChanged
 from pipeline.prediction_trace import render, trace
-from pipeline.queue import Queue, Worker
+from pipeline.queue import Queue
 from pipeline.resolver import UnresolvedClass
 from pipeline.running import RunningAttempt
 from pipeline.session import Session

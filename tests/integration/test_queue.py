@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.queue import Claim, LeaseLost, Queue
+from pipeline.claim import Claim
+from pipeline.queue import LeaseLost, Queue
 from pipeline.session import Session
 from schemas.attempt import Attempt, Blame, Outcome
 from tests.integration import queue_tables

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.claim import Claim
+from pipeline.claim import Worker as Identity
 from pipeline.job_table import enqueue
-from pipeline.queue import Claim, Queue
-from pipeline.queue import Worker as Identity
+from pipeline.queue import Queue
 from pipeline.session import Session
 from pipeline.shift import Shift
 from pipeline.stop import StopSignal

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline import script_states, task_queue, task_states
+from pipeline.claim import Claim, Worker
 from pipeline.job_table import enqueue
 from pipeline.live_workers import live_workers, seconds_left
-from pipeline.queue import Claim, Queue, Worker
+from pipeline.queue import Queue
 from pipeline.short_keys import AmbiguousKey, UnknownKey, full_key
 from pipeline.task_kind import SCRIPTS, TRAININGS, named
 from pipeline.task_states import TASK_KEY, State

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline import outlook, progress_file, worker_pool, worker_process
+from pipeline.claim import Worker as Identity
 from pipeline.errors import ConfigurationError
 from pipeline.gpu_locks import Gpu
 from pipeline.queue import Queue
-from pipeline.queue import Worker as Identity
 from pipeline.session import Session
 from pipeline.shift import Shift
 from pipeline.stop import StopSignal
