@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import dataset_store, prediction_states, task_queue
+from pipeline import dataset_store, prediction_queue, prediction_states, task_queue
 from pipeline.collector import Collector
 from pipeline.node_cache import DataFileChanged
 from pipeline.prediction_trace import render, trace
@@ -72,10 +72,15 @@ def task(postgres_session: Session) -> Key:
 
 
 def small_task(session: Session) -> Key:
+    key = untrained_task(session)
+    train()
+    return key
+
+
+def untrained_task(session: Session) -> Key:
     write(session.folders.dataset_dir / "data.h5")
     keys = (DatasetConfig().insert_tuples(DATASET), ModelConfig().insert_tuples(MODEL))
     (key,) = TrainingTask().insert_grid(*keys, TrainingConfig().insert_tuples(TRAINING))
-    train()
     return dict(key)
 
 
@@ -181,6 +186,18 @@ def test_predictions_are_cancelled_retried_and_ordered_like_trainings(session: S
         task_queue.retry(names)
     task_queue.retrain(names[:1])
     assert first not in Prediction() and second in Prediction()
+
+
+@pytest.mark.timeout(60)
+def test_nobody_waits_for_a_prediction_whose_training_is_not_tried_any_more(postgres_session: Session) -> None:
+    training = untrained_task(postgres_session)
+    key = insert(training)
+    (task,) = training.values()
+    task_queue.cancel([task])
+    with pytest.raises(
+        prediction_queue.NotPredicted, match=f"waits for task {task[:8]}, .* cancelled; `trainloom task"
+    ):
+        prediction_queue.wait(key, poll_s=0.01)
 
 
 def test_every_combination_of_trainings_datasets_and_tiers_is_inserted_once(task: Key) -> None:
