@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.dataset_config import DatasetConfig
@@ -13,7 +14,7 @@ from schemas.stored_dataset import StoredDataset
 from schemas.training_result import TrainingResult
 from schemas.training_task import TrainingTask
 
-from . import prediction_states
+from . import prediction_states, task_states
 from .dataset_store import DatasetMissing
 from .errors import PipelineError
 from .prediction_pass import Progress
@@ -101,15 +102,24 @@ def wait(key: dict[str, str], poll_s: float) -> None:
     Raises
     ------
     NotPredicted
-        If it is cancelled or set aside, or deleted.
+        If it or its training is cancelled or set aside, or it is deleted.
     """
     while True:
         rows = prediction_states.rows(PredictionTask() & key)
-        if not rows or rows[0]["state"] in OVER:
+        if not rows or rows[0]["state"] in OVER or _given_up(rows[0]):
             break
         time.sleep(poll_s)
     if not rows or rows[0]["state"] != State.FINISHED:
         raise NotPredicted(_why(key))
+
+
+def _given_up(row: Mapping[str, Any]) -> str | None:
+    """The state of the training that a task, by its row of `prediction_states.rows`, waits for, if nobody trains it any
+    more."""
+    if row["state"] != State.WAITING:
+        return None
+    states = [found["state"] for found in task_states.rows(TrainingTask() & {TASK: row["training"]})]
+    return next((state for state in states if state in (State.ERROR, State.CANCELLED)), None)
 
 
 def _why(key: dict[str, str]) -> str:
@@ -121,6 +131,9 @@ def _why(key: dict[str, str]) -> str:
     row = rows[0]
     if row["state"] == State.RUNNING:
         return f"{task} is being predicted by process {row['pid']} on {row['host']}; --wait waits for that"
+    if given_up := _given_up(row):
+        training, how = shown(row["training"]), "cancelled" if given_up == State.CANCELLED else "set aside"
+        return f"{task} waits for task {training}, which was {how}; `trainloom task retry {training}` puts that back"
     if row["state"] == State.CANCELLED:
         return f"{task} was cancelled; `trainloom task retry {shown(key[KEY])}` puts it back"
     if row["state"] == State.ERROR:

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import dataset_store, prediction_states, task_queue
+from pipeline import dataset_store, prediction_queue, prediction_states, task_queue
 from pipeline.claim import Worker
 from pipeline.collector import Collector
 from pipeline.job_table import enqueue, job_table
@@ -74,10 +74,15 @@ def task(postgres_session: Session) -> Key:
 
 
 def small_task(session: Session) -> Key:
+    key = untrained_task(session)
+    train()
+    return key
+
+
+def untrained_task(session: Session) -> Key:
     write(session.folders.dataset_dir / "data.h5")
     keys = (DatasetConfig().insert_tuples(DATASET), ModelConfig().insert_tuples(MODEL))
     (key,) = TrainingTask().insert_grid(*keys, TrainingConfig().insert_tuples(TRAINING))
-    train()
     return dict(key)
 
 
@@ -192,6 +197,16 @@ def test_who_makes_a_prediction_is_told(task: Key) -> None:
     assert Queue(Prediction(), Worker("a GPU", name="ours")).claim() is not None
     (maker,) = prediction_states.live_workers()
     assert (maker["task"], maker["data"], maker["tier"], maker["worker"]) == (key, "data.h5", "test", "ours")
+@pytest.mark.timeout(60)
+def test_nobody_waits_for_a_prediction_whose_training_is_not_tried_any_more(postgres_session: Session) -> None:
+    training = untrained_task(postgres_session)
+    key = insert(training)
+    (task,) = training.values()
+    task_queue.cancel([task])
+    with pytest.raises(
+        prediction_queue.NotPredicted, match=f"waits for task {task[:8]}, .* cancelled; `trainloom task"
+    ):
+        prediction_queue.wait(key, poll_s=0.01)
 
 
 def test_every_combination_of_trainings_datasets_and_tiers_is_inserted_once(task: Key) -> None:
