@@ -100,6 +100,8 @@ def init_containers(values: Values) -> list[dict[str, Any]]:
             "command": ["/bin/sh", "-c", FETCH],
             "env": [{"name": name, "value": value} for name, value in variables.items()],
             "resources": {"requests": dict(resources), "limits": dict(resources)},
+            # What Git said of its failure is in the pod's status: `logs` reads the worker, which never started.
+            "terminationMessagePolicy": "FallbackToLogsOnError",
             "securityContext": security.container(),
             "volumeMounts": seen,
         }

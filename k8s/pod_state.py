@@ -12,7 +12,7 @@ PENDING, RUNNING, TERMINATING, SUCCEEDED, FAILED = "Pending", "Running", "Termin
 STARTING = frozenset({"ContainerCreating", "PodInitializing"})  # reasons that say only that it is not there yet
 EXIT_CODES = {
     1: "an error; see its log",
-    78: "wrong configuration; see its log",
+    78: "wrong configuration, or its node lacks something; see its log",
     130: "interrupted",
     137: "killed",
     139: "crashed (segmentation fault)",

@@ -162,6 +162,11 @@ def test_a_commit_that_is_not_there_fails(tmp_path: Path, server: tuple[str, lis
     assert not (fetched.folder / "lab.py").exists()
 
 
+def test_what_git_said_stays_with_a_pod_that_failed() -> None:
+    (init,) = rendered()[-1]["spec"]["template"]["spec"]["initContainers"]
+    assert init["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
 def test_credentials_are_a_mounted_secret_and_only_the_init_container_sees_them() -> None:
     objects = rendered(username_key="GITHUB_USERNAME", password_key="GITHUB_PASSWORD")
     spec = objects[-1]["spec"]["template"]["spec"]

@@ -91,7 +91,7 @@ DISRUPTED = {"type": "DisruptionTarget", "status": "True", "reason": "Preemption
             pod("Failed", **container(terminated={"exitCode": 78, "reason": "Error"})),
             "Failed",
             "Error",
-            "wrong configuration; see its log",
+            "wrong configuration, or its node lacks something; see its log",
             78,
         ),
         (
