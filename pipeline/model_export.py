@@ -179,7 +179,7 @@ def _check_traceable(model: Model, form: Format) -> None:
         )
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None] if form is Format.ONNX else []
     if missing:
-        raise UnusableModel(f"ONNX needs {' and '.join(missing)}; install with `pip install {' '.join(missing)}`")
+        raise UnusableModel(f"ONNX needs {' and '.join(missing)}; run `pip install 'trainloom[onnx]'`")
 
 
 def _example(model: Model, batch: int) -> Tensor:

@@ -126,6 +126,8 @@ def opened_file(path: Path, tier: str) -> Iterator[dict[str, Any]]:
                 found = _of_hdf5(files.enter_context(h5py.File(path, "r")), path, tier, files)
             else:
                 found = _of_numpy(path, files)
+        except FileNotFoundError:
+            raise UnsuitableData(f"there is no file {path}; correct its name") from None
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, PipelineError):
                 raise

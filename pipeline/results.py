@@ -86,8 +86,8 @@ class Results:
         if column in self.columns or ("." in column and column.partition(".")[0] in self.columns):
             return
         close = difflib.get_close_matches(column, self.columns, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise ResultsError(f"there is no column or metric {column!r}; {hint}there are {', '.join(self.columns)}")
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(self.columns)}"
+        raise ResultsError(f"there is no column or metric {column!r}; {hint}")
 
     def condition(self, where: Any) -> Any:
         """A restriction as DataJoint takes it; ``"column=value"`` needs no quotes, other text is SQL."""

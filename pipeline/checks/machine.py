@@ -103,7 +103,8 @@ def cpu(settings: Settings | None) -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0))
     workers = settings.worker_processes if settings else 1
     threads = (settings.torch_threads if settings else None) or max(1, cores // workers)
-    message = f"{cores} cores; {workers} worker processes of {threads} torch threads"
+    shares = f"worker process{'es' * (workers > 1)} of {threads} torch thread{'s' * (threads > 1)}"
+    message = f"{cores} cores; {workers} {shares}"
     if workers * threads > cores:
         yield warn("cpu", message, "more threads than cores slow each other: lower worker_processes or torch_threads")
     else:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.context import open_session, print_table
@@ -100,7 +104,16 @@ def _print_places(session: Session) -> None:
         print(f"             {session.store_note}")
     if session.home is not None:
         print(f"Home         {session.home.path} holds data, servers and store")
+    if activation := _activation():
+        print(f"First        {activation}   brings the command trainloom into this shell")
     print("Next         trainloom results            all results; --help says how to sort and filter")
     print("             trainloom insert FILE        rows of your own, then: trainloom worker --processes 2")
     print("             notebooks/01_first_training.ipynb   the same from Python")
     print("             trainloom db stop            stops the database servers, which otherwise go on running")
+
+
+def _activation() -> str | None:
+    """What makes `trainloom` a command of the shell; None where it is one, as far as can be seen from here."""
+    if sys.prefix == sys.base_prefix or shutil.which("trainloom"):
+        return None
+    return f"source {shlex.quote(str(Path(sys.prefix, 'bin', 'activate')))}"

@@ -15,7 +15,7 @@ def describe(error: BaseException) -> str:
     cause = _cause(error)
     while cause is not None:
         sentence = _sentence(cause)
-        if not any(sentence in earlier or _bare(cause) in earlier for earlier in said):
+        if not any(sentence in earlier or _adds_nothing(cause, earlier) for earlier in said):
             said.append(sentence)
         cause = _cause(cause)
     return "\n  because: ".join([f"error: {said[0]}", *said[1:]])
@@ -30,6 +30,12 @@ def _cause(error: BaseException) -> BaseException | None:
     if error.__cause__ is not None or error.__suppress_context__:
         return error.__cause__
     return error.__context__
+
+
+def _adds_nothing(error: BaseException, sentence: str) -> bool:
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str | bytes):
+        return error.strerror in sentence and os.fsdecode(error.filename) in sentence
+    return _bare(error) in sentence
 
 
 def _bare(error: BaseException) -> str:

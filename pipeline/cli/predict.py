@@ -181,6 +181,8 @@ def _print(found: Mapping[str, Any], args: argparse.Namespace) -> None:
     print(f"{name}: {found['count']} examples, outputs of shape {found['shape']}{metrics}, {found['seconds']:.3g} s")
     if found["key"] is None:
         print("There is no row of this prediction: data that are to have one are inserted or saved as a dataset first.")
+        if args.output is None:
+            print("The outputs were not kept: -o OUT.h5, OUT.npz or OUT.csv writes them.")
     if args.output is not None:
         print(f"written to {args.output}")
 

@@ -270,7 +270,7 @@ def test_onnx_says_what_it_needs(trainloom: Callable[..., Told], monkeypatch: py
     )
     told = trainloom("export", key, "-o", "out", "--format", "onnx")
     assert told.code == 1
-    assert "ONNX needs onnx and onnxscript; install with `pip install onnx onnxscript`" in told.err
+    assert "ONNX needs onnx and onnxscript; run `pip install 'trainloom[onnx]'`" in told.err
     assert not Path("out").exists()
 
 

@@ -156,6 +156,6 @@ def test_a_missing_package_is_named(hidden: str, tmp_path: Path, monkeypatch: py
 
     monkeypatch.delitem(sys.modules, hidden)
     monkeypatch.setattr(PathFinder, "find_spec", hide)
-    with pytest.raises(UnusableModel, match=f"^ONNX needs {hidden}; install with `pip install {hidden}`$"):
+    with pytest.raises(UnusableModel, match=rf"^ONNX needs {hidden}; run `pip install 'trainloom\[onnx\]'`$"):
         write(MODELS["mlp"], tmp_path / "out", Format.ONNX)
     assert list(tmp_path.iterdir()) == []

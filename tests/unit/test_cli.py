@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cli import context, error_chain, main
+from pipeline.cli import context, demo, error_chain, main
 from pipeline.errors import ConfigurationError, PipelineError
 
 LOADED = """
@@ -134,6 +135,16 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert started.returncode == 141
 
 
+def test_the_demonstration_says_how_the_command_is_brought_into_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", "/home/me/my lab/.venv")
+    assert demo._activation() == "source '/home/me/my lab/.venv/bin/activate'"
+    (tmp_path / "trainloom").touch(mode=0o755)
+    assert demo._activation() is None
+
+
 def chained(error: Exception, cause: Exception) -> Exception:
     try:
         raise error from cause
@@ -151,6 +162,14 @@ def test_causes_are_told_where_they_add_something() -> None:
 def test_a_cause_that_was_said_is_not_repeated() -> None:
     error = chained(PipelineError("no database answers: connection refused"), OSError("connection refused"))
     assert error_chain.describe(error) == "error: no database answers: connection refused"
+
+
+def test_a_cause_of_the_system_that_was_said_in_other_words_is_not_repeated() -> None:
+    missing = FileNotFoundError(2, "No such file or directory", "rows.yaml")
+    error = chained(PipelineError("rows.yaml cannot be read: No such file or directory"), missing)
+    assert error_chain.describe(error) == "error: rows.yaml cannot be read: No such file or directory"
+    error = chained(PipelineError("the rows cannot be read: No such file or directory"), missing)
+    assert error_chain.describe(error).endswith("\n  because: rows.yaml: No such file or directory")
 
 
 def test_a_cause_that_was_hidden_stays_hidden() -> None:

@@ -199,7 +199,8 @@ def test_files_that_hold_no_inputs_are_refused(tmp_path: Path) -> None:
         (tmp_path / "object.npy", "cannot be read as a file of arrays"),
         (tmp_path / "damaged.npz", "cannot be read as a file of arrays"),
         (tmp_path / "empty.npy", "cannot be read as a file of arrays"),
-        (tmp_path / "none.h5", "cannot be read as a file of arrays"),
+        (tmp_path / "none.h5", "there is no file .*none.h5; correct its name"),
+        (tmp_path / "none.npy", "there is no file .*none.npy; correct its name"),
         (tmp_path / "a.txt", "give one that ends in .npy"),
     ):
         with pytest.raises(UnsuitableData, match=message), opened_file(path, "test"):
