@@ -76,6 +76,8 @@ def pack(
     for column in (*(column.name for column in options.columns), *options.split.columns):
         source.check_column(column)
     tiers = _tiers(source, options)
+    if not folder.is_dir():
+        raise PackingError(f"there is no folder {folder}: make it, or name another.")
     try:
         workshop = folder / WORKSHOP
         workshop.mkdir(exist_ok=True)
@@ -97,9 +99,11 @@ def _tiers(source: PackingSource, options: PackingOptions) -> dict[str, np.ndarr
     else:
         groups = source.column(split.stratify) if split.stratify else np.zeros(len(source), np.int8)
         tiers = tiers_by_share(groups, split.shares, split.seed)
+    within = f", each value of {split.stratify} divided by itself" if split.stratify and not split.column else ""
     if empty := [tier for tier in TIERS if not len(tiers[tier])]:
         raise PackingError(
-            f"the tier {empty[0]} of {source} would be empty ({len(source)} rows): change the split, or give more rows."
+            f"the tier {empty[0]} of {source} would be empty ({len(source)} rows{within}): "
+            "change the split, or give more rows."
         )
     return tiers
 

@@ -143,7 +143,7 @@ def test_missing_columns_and_folders_are_named(tmp_path: Path) -> None:
         pack(source(listed), tmp_path, "data", options(split=TierSplit(column="part")))
     with refused(tmp_path, "nowhere.*does not exist"):
         FileList(listed, tmp_path / "nowhere")
-    with refused(tmp_path, "nowhere cannot be written"):
+    with refused(tmp_path, "there is no folder .*nowhere: make it"):
         pack(source(listed), tmp_path / "nowhere", "data", options())
     with refused(tmp_path, "the name '../data' of packed data is unfit"):
         pack(source(listed), tmp_path, "../data", options())
@@ -151,6 +151,9 @@ def test_missing_columns_and_folders_are_named(tmp_path: Path) -> None:
 
 def test_an_empty_tier_is_refused(tmp_path: Path) -> None:
     listed = write_images(tmp_path, 2)
+    alone = TierSplit(shares=(0.8, 0.1, 0.1), stratify="label")
+    with refused(tmp_path, r"would be empty \(\d+ rows, each value of label divided by itself\)"):
+        pack(source(write_images(tmp_path / "each", 12)), tmp_path, "data", options(split=alone))
     with refused(tmp_path, "the tier validation of .* would be empty"):
         pack(source(listed), tmp_path, "data", options(split=TierSplit(shares=(0.98, 0.01, 0.01))))
     for number in range(2):
