@@ -197,6 +197,8 @@ def test_who_makes_a_prediction_is_told(task: Key) -> None:
     assert Queue(Prediction(), Worker("a GPU", name="ours")).claim() is not None
     (maker,) = prediction_states.live_workers()
     assert (maker["task"], maker["data"], maker["tier"], maker["worker"]) == (key, "data.h5", "test", "ours")
+
+
 @pytest.mark.timeout(60)
 def test_nobody_waits_for_a_prediction_whose_training_is_not_tried_any_more(postgres_session: Session) -> None:
     training = untrained_task(postgres_session)
