@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Self
@@ -21,6 +21,7 @@ from .store.address import checked_sha256
 from .store.errors import ObjectMissing
 from .store.interface import PIECE, Store
 
+WAIT = 5.0  # s for another process that makes a copy, before this one shows again that it waits
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,11 +67,16 @@ class NodeCache:
         Made at the first `fetch`.
     budget_bytes : int
         How many bytes the copies may have in total.
+    moved : callable
+        Called for every piece that is copied, and now and then while another process fills what is asked for.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], budget_bytes: int) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], budget_bytes: int, moved: Callable[[], None] = lambda: None
+    ) -> None:
         self._folder = Path(folder).absolute()
         self._budget = budget_bytes
+        self._moved = moved
         self._digests = FileDigests(self._folder)
         self._locks = self._folder / "locks"
         self._filling = self._folder / "filling"
@@ -127,7 +133,7 @@ class NodeCache:
         original = Path(source) if source is not None else None
         first_use = self._hold(held)
         try:
-            with FileLock(self._locks / f"{sha256}.fill", mode=0o600):
+            with self._filled_alone(sha256):
                 if not self._is_good(target, sha256):
                     self._fill(target, sha256, original, store)
                 elif original is not None and original.is_file():
@@ -137,6 +143,20 @@ class NodeCache:
                 self.release(held)
             raise
         return target
+
+    @contextmanager
+    def _filled_alone(self, sha256: str) -> Iterator[None]:
+        """The lock under which one process at a time makes the copy of a content."""
+        lock = FileLock(self._locks / f"{sha256}.fill", mode=0o600)
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=WAIT)
+            except Timeout:
+                self._moved()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def release(self, sha256: str) -> None:
         """Say that this process no longer uses the files of this content; no error if it did not."""
@@ -179,7 +199,7 @@ class NodeCache:
             draft = self._reserve(sha256, size)
             try:
                 with self._space_for(size):
-                    found = _copy(stream, draft)
+                    found = _copy(stream, draft, self._moved)
                 if found != sha256:  # an object's own stream verifies itself: this is the original
                     assert original is not None
                     raise DataFileChanged(original, sha256, found)
@@ -297,13 +317,15 @@ def _opened(name: str, sha256: str, original: Path | None, store: Store | None) 
         yield stream, size
 
 
-def _copy(stream: BinaryIO, draft: Path) -> str:
-    """Write the stream to `draft`, read-only and synced to disk; returns the sha256 of what was written."""
+def _copy(stream: BinaryIO, draft: Path, moved: Callable[[], None]) -> str:
+    """Write the stream to `draft`, read-only and synced to disk; returns the sha256 of what was written. `moved` is
+    called for every piece."""
     digest = hashlib.sha256()
     with open(draft, "r+b") as file:
         while piece := stream.read(PIECE):
             digest.update(piece)
             file.write(piece)
+            moved()
         file.truncate()
         file.flush()
         # The digest is remembered from here on: the bytes must not be lost in a power failure that it survives.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,7 +195,7 @@ class PredictionRunner:
         resources: ExitStack,
     ) -> tuple[Examples, dict[str, type]]:
         """The examples of a task, and the class that reads them, by its role."""
-        cache = resources.enter_context(self._cache())
+        cache = resources.enter_context(self._cache(attempt))
         batch_size = spec["task"][BATCH_SIZE] or training.batch_size
         if spec["stored"] is not None:
             row = spec["stored"]
@@ -222,8 +222,12 @@ class PredictionRunner:
         )
         return examples, {"dataset": dataset.cls}
 
-    def _cache(self) -> NodeCache:
-        return NodeCache(self._folders.dataset_cache_dir, self._settings.dataset_cache_bytes)
+    def _cache(self, attempt: RunningAttempt | None = None) -> NodeCache:
+        return NodeCache(self._folders.dataset_cache_dir, self._settings.dataset_cache_bytes, self._shows_life(attempt))
+
+    def _shows_life(self, attempt: RunningAttempt | None) -> Callable[[], None]:
+        """What a transfer calls."""
+        return self._trainings.show_life if attempt is None else attempt.show_life
 
     @contextmanager
     def _downloaded(self, sha256: str) -> Iterator[Path]:
@@ -234,8 +238,7 @@ class PredictionRunner:
 
     def _put(self, file: BinaryIO, attempt: RunningAttempt | None) -> Any:
         file.flush()
-        moved = self._trainings.show_life if attempt is None else attempt.show_life
-        with result_uploads.watched(file.fileno(), moved) as stream:
+        with result_uploads.watched(file.fileno(), self._shows_life(attempt)) as stream:
             stream.seek(0)
             return self._store.put(stream, kind=prediction_file.KIND)
 

@@ -87,13 +87,11 @@ class TrainerBuilder:
     ) -> Any:
         """The trainer of a task; `resources` closes its loaders and gives its data file back to the node's cache, and
         the attempt that `offered` may hold waits for a store that is away."""
-        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
-        directory = self._patience.with_store(
-            offered.get("stop"), lambda: self._data_directory(training, folders, cache)
-        )
+        attempt: RunningAttempt | None = offered.get("stop")
+        cache = resources.enter_context(self._cache(folders, attempt))
+        directory = self._patience.with_store(attempt, lambda: self._data_directory(training, folders, cache))
         workers = self._settings.num_workers if num_workers is None else num_workers
         loaders = loaders_of(training, directory, workers, resources)
-        attempt: RunningAttempt | None = offered.get("stop")
         named = named_by(training)
         reporter = offered.get("reporter") if attempt is None else attempt.reporter
         if reporter is not None:
@@ -177,7 +175,7 @@ class TrainerBuilder:
         attempt: RunningAttempt | None,
     ) -> Recipe:
         """What each rank is told, but for what the worker does for the first one."""
-        cache = resources.enter_context(NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes))
+        cache = resources.enter_context(self._cache(folders, attempt))
         directory = self._patience.with_store(attempt, lambda: self._data_directory(training, folders, cache))
         folders.model_save_dir.mkdir(parents=True, exist_ok=True)
         return Recipe(
@@ -203,6 +201,11 @@ class TrainerBuilder:
     def gpus_there(self) -> Sequence[Gpu]:
         """The GPUs that trainings of this session may have."""
         return gpu_locks.available(self._settings.device) if self.gpus is None else self.gpus
+
+    def _cache(self, folders: Folders, attempt: RunningAttempt | None) -> NodeCache:
+        """The node's cache of data files; copies show that the attempt gets on."""
+        moved = {} if attempt is None else {"moved": attempt.show_life}
+        return NodeCache(folders.dataset_cache_dir, self._settings.dataset_cache_bytes, **moved)
 
     def _data_directory(self, training: TrainingSpec, folders: Folders, cache: NodeCache) -> Path:
         """The folder that user code finds the data file in."""

@@ -7,11 +7,13 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pipeline.node_cache import CacheFull, DataFileChanged, DataFileMissing, DataFileName, NodeCache
 from pipeline.store import ObjectDamaged
@@ -274,3 +276,26 @@ def test_a_process_killed_while_it_fills_leaves_nothing_that_counts(
     process.wait()
     cache.fetch("data", second, store=store)
     assert files_in(tmp_path / "cache") == [Path(second) / "data"]
+
+
+def test_a_copy_tells_that_it_moves(tmp_path: Path, make_source: MakeSource) -> None:
+    source, sha256 = make_source(bytes(3 * MIB))
+    told: list[None] = []
+    with NodeCache(tmp_path / "cache", 10 * MIB, moved=lambda: told.append(None)) as cache:
+        cache.fetch("digits.h5", sha256, source)
+    assert len(told) >= 3
+
+
+def test_waiting_for_another_process_that_makes_the_copy_is_told(
+    tmp_path: Path, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, sha256 = make_source()
+    monkeypatch.setattr("pipeline.node_cache.WAIT", 0.01)
+    told = threading.Event()
+    with NodeCache(tmp_path / "cache", 10 * MIB, moved=told.set) as cache, ThreadPoolExecutor(1) as other:
+        (tmp_path / "cache" / "locks").mkdir(parents=True)
+        with FileLock(tmp_path / "cache" / "locks" / f"{sha256}.fill"):
+            copied = other.submit(cache.fetch, "digits.h5", sha256, source)
+            assert told.wait(60)
+            assert not copied.done()
+        assert copied.result(60).read_bytes() == b"examples"
