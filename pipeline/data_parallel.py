@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -38,6 +38,7 @@ class DataParallelTrainer:
     ranks : how many processes.
     offered : of `stop`, `progress`, `reporter` and `checkpoints`, those that there are.
     batches : is told how many batches an epoch has.
+    gpus : UUIDs of those that the ranks on this machine have.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class DataParallelTrainer:
         ranks: int,
         offered: dict[str, Any],
         batches: Any = None,
+        gpus: Sequence[str] = (),
     ) -> None:
         self._new_launch = new_launch
         self._ranks = ranks
         self._offered = offered
         self._batches = batches
+        self.gpus = gpus
         self._stopped: str | None = None
         self._finished = False
         self._failures: list[tuple[int, dict[str, Any]]] = []

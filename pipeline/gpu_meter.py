@@ -76,6 +76,19 @@ class GpuTotals:
     peak_memory: int | None = None
     utilisation: float | None = None
 
+    @classmethod
+    def together(cls, several: Sequence[GpuTotals]) -> GpuTotals:
+        """Those of several meters as if one had looked at all their GPUs; each counts alike."""
+        energies = [totals.energy for totals in several if totals.energy is not None]
+        peaks = [totals.peak_memory for totals in several if totals.peak_memory is not None]
+        busy = [totals.utilisation for totals in several if totals.utilisation is not None]
+        return cls(
+            tuple(dict.fromkeys(name for totals in several for name in totals.names)),
+            sum(energies) if energies else None,
+            max(peaks) if peaks else None,
+            sum(busy) / len(busy) if busy else None,
+        )
+
 
 class GpuMeter:
     """A thread that looks at GPUs every `interval` seconds (by default `INTERVAL`), from `start` to `stop`.

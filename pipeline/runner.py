@@ -186,6 +186,7 @@ class TaskRunner:
             trainer = (
                 self.trainers.build(*parts) if devices_of(training) == 1 else self.trainers.build_ranks(spec, *parts)
             )
+            meter.also(getattr(trainer, "gpus", ()))
             made_by = provenance.record(training.classes(), git(), numerics=settled)  # the code as it was imported
             if attempt is not None:
                 attempt.stop.polled = "stop" in named_by(

@@ -140,7 +140,8 @@ class TrainerBuilder:
             )
 
         reporter = offered["reporter"] if attempt is None else attempt.reporter
-        return DataParallelTrainer(new_launch, devices, served, None if reporter is None else reporter.expects)
+        batches = None if reporter is None else reporter.expects
+        return DataParallelTrainer(new_launch, devices, served, batches, [*gpus.values()])
 
     def member_recipe(
         self,

@@ -6,7 +6,7 @@ import logging
 import re
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,27 +46,34 @@ class UsageMeter:
         self._gpu = gpu
         self._attempt = attempt
         self._usage: Usage | None = None
+        self._uuids: list[str] = []  # of the GPUs that are looked at
+        self._meters: list[GpuMeter] = []
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Measure what is done inside."""
         device = self._gpu.device
-        uuid = self._gpu.uuid
-        meter = GpuMeter([uuid], self._report) if uuid is not None else None
         began, cpu = time.monotonic(), _cpu_seconds()
         _reset_peaks(device)
-        if meter is not None:
-            meter.start()
+        self.also([] if self._gpu.uuid is None else [self._gpu.uuid])
         try:
             yield
         except Exception:
-            self._keep(_usage(device, began, cpu, meter))
+            self._keep(_usage(device, began, cpu, self._meters, len(self._uuids)))
             raise
         except BaseException:  # at once: whoever asked for this waits
-            if meter is not None:
+            for meter in self._meters:
                 meter.abandon()
             raise
-        self._usage = _usage(device, began, cpu, meter)
+        self._usage = _usage(device, began, cpu, self._meters, len(self._uuids))
+
+    def also(self, uuids: Iterable[str]) -> None:
+        """Measure these GPUs too, from now on: those of all ranks of a training."""
+        others = [uuid for uuid in dict.fromkeys(uuids) if uuid not in self._uuids]
+        if others:
+            self._uuids += others
+            self._meters.append(GpuMeter(others, self._report))
+            self._meters[-1].start()
 
     def total(self) -> Usage:
         """What this attempt cost, and those that came to nothing before it."""
@@ -90,16 +97,16 @@ class UsageMeter:
             logger.warning("what an attempt cost could not be written: %s", error)
 
 
-def _usage(device: torch.device, began: float, cpu_seconds: float, meter: GpuMeter | None) -> Usage:
-    """What was used since that time, by the clock and of processors."""
-    totals = meter.stop() if meter is not None else GpuTotals()
+def _usage(device: torch.device, began: float, cpu_seconds: float, meters: Sequence[GpuMeter], gpus: int) -> Usage:
+    """What was used since that time, by the clock, of processors and of so many GPUs."""
+    totals = GpuTotals.together([meter.stop() for meter in meters])
     on_gpu, seconds = device.type == CUDA or bool(totals.names), time.monotonic() - began
     return Usage(
         device=DEVICES.join(totals.names) or str(device),
         seconds=seconds,
         cpu_seconds=_cpu_seconds() - cpu_seconds,
         peak_resident=_peak_resident(),
-        gpu_hours=seconds / HOUR if on_gpu else None,
+        gpu_hours=seconds * max(1, gpus) / HOUR if on_gpu else None,
         energy=None if totals.energy is None else totals.energy / KWH,
         peak_memory=_peak_allocated(device) if device.type == CUDA else None,
         peak_gpu_memory=totals.peak_memory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -13,7 +14,8 @@ import torch
 
 from pipeline import gpu_device
 from pipeline.gpu_meter import GpuMeter, GpuTotals
-from schemas.usage import Usage, total
+from pipeline.usage_meter import UsageMeter
+from schemas.usage import DEVICES, Usage, total
 from tests.fake_nvml import GIB, FakeGpu, FakeLibrary, driver, two
 
 FIRST, SECOND = two()
@@ -165,3 +167,24 @@ def test_a_gpu_at_work_is_seen() -> None:
     assert totals.energy is None or totals.energy > 0
     assert totals.peak_memory is None or totals.peak_memory > matrix.nbytes
     assert totals.utilisation is None or totals.utilisation > 0
+
+
+def test_the_gpus_of_all_ranks_count() -> None:
+    own: Any = SimpleNamespace(device=torch.device("cpu"), uuid=FIRST.uuid)
+    meter = UsageMeter(own, None)
+
+    def work(library: FakeLibrary) -> None:
+        for number, gpu in enumerate(library.gpus, 1):
+            gpu.energy = 3_600_000_000 * library.looks
+            gpu.used = number * GIB
+
+    with driver(replace(FIRST), replace(SECOND)) as library:
+        library.on_look = work
+        with meter.running():
+            meter.also([FIRST.uuid, SECOND.uuid])
+    found = meter.total()
+    assert found.device.split(DEVICES) == [*dict.fromkeys((FIRST.name, SECOND.name))]
+    assert found.gpu_hours is not None and found.energy is not None
+    assert found.gpu_hours * 3600 == pytest.approx(2 * found.seconds)
+    assert found.peak_gpu_memory == 2 * GIB
+    assert found.energy >= 2.0  # kWh: each look of each GPU adds some
