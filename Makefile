@@ -26,8 +26,9 @@ help:  ## this list
 demo: .venv/.installed-demo  ## train on handwritten digits and print a leaderboard
 	$(BIN)/trainloom demo
 
+# Most of their time tests wait for servers and processes: four at once keep two cores busy.
 test: .venv/.installed-test  ## the tests that finish within minutes
-	$(PYTEST) -m 'not slow' -n auto --maxprocesses 2 --dist loadfile
+	$(PYTEST) -m 'not slow' -n 4 --dist loadfile
 
 # pytest exits 5 where nothing was selected.
 test-slow: .venv/.installed-test  ## the long tests: crashes, chaos
