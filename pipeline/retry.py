@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ WORKER_LACKS = (
     ConnectionError,  # to a server of data
 )
 DISK_TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+# Libraries that write files by themselves tell no number: safetensors, h5py, torch.
+DISK_MARKS = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 DEVICE_MARKS = ("CUDA error", "CUDA driver", "no kernel image", "NVML", "cuDNN error")
 
 
@@ -51,6 +54,8 @@ def blame_for(error: BaseException) -> Blame:
     if isinstance(error, WORKER_LACKS):
         return Blame.WORKER
     if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+        return Blame.WORKER
+    if any(mark in str(error) for mark in DISK_MARKS):
         return Blame.WORKER
     if isinstance(error, RuntimeError) and any(mark in str(error) for mark in DEVICE_MARKS):
         return Blame.WORKER
