@@ -45,12 +45,18 @@ def remove(table: Any, keys: Iterable[Mapping[str, Any]]) -> None:
     except Exception as error:
         if not isinstance(error, IntegrityError) and getattr(error, "pgcode", "") != RESTRICTED:
             raise
-        raise StillUsed(key, _owners(table)) from error
+        raise StillUsed(key, _owners(table, key)) from error
 
 
-def _owners(table: Any) -> str:
-    """The tables that may name rows of this one."""
+def _owners(table: Any, key: Mapping[str, Any]) -> str:
+    """The tables of which a row names the one with this key."""
     if table.connection.in_transaction:  # the caller's, in which PostgreSQL answers nothing more
         return "other tables"
     table.connection.dependencies.load()
-    return ", ".join(name.replace('"', "").replace("`", "") for name in table.children())
+    children = table.children(as_objects=True, foreign_key_info=True)
+    naming = [
+        child.full_table_name
+        for child, link in children
+        if child & {own: key[theirs] for own, theirs in link["attr_map"].items()}
+    ]
+    return ", ".join(name.replace('"', "").replace("`", "") for name in naming)
