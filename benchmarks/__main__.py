@@ -1,4 +1,4 @@
-"""`python -m benchmarks [name …] [--pairs N]`: measure, print, and write RESULTS.md when all were measured."""
+"""`python -m benchmarks [name …] [--pairs N]`: measure, print, and write what was measured into RESULTS.md."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import importlib
 import os
 from pathlib import Path
 
-from benchmarks.comparison import Check, Comparison
-from benchmarks.report import page
+from benchmarks.report import page, section, sections_of, title
 
 PAIRS = {
     "training": 40,
@@ -36,16 +35,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="name", choices=[[], *PAIRS], help=", ".join(PAIRS))
     parser.add_argument("--pairs", type=int, help="pairs of runs for each ratio; 15 or more decide something")
     arguments = parser.parse_args()
-    names = arguments.names or list(PAIRS)
-    load = os.getloadavg()[0]
-    results: dict[str, list[Comparison | Check]] = {}
-    for name in names:
+    for name in arguments.names or PAIRS:
         print(f"measuring {name}", flush=True)
-        results[name] = importlib.import_module(f"benchmarks.{name}").measure(arguments.pairs or PAIRS[name])
-    text = page(results, load)
-    print(text)
-    if set(names) == set(PAIRS):
-        RESULTS.write_text(text, encoding="utf-8")
+        load = os.getloadavg()[0]
+        measures = importlib.import_module(f"benchmarks.{name}").measure(arguments.pairs or PAIRS[name])
+        text = section(name, measures, load)
+        print(text, flush=True)
+        _write(name, text)
+
+
+def _write(name: str, text: str) -> None:
+    """Put a section where it belongs; those of the other benchmarks stay as they were measured."""
+    found = sections_of(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    found[title(name)] = text
+    RESULTS.write_text(
+        page({title(each): found[title(each)] for each in PAIRS if title(each) in found}), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -22,13 +22,28 @@ when the whole interval keeps it, *missed* when no part of it does, else *undeci
 databases are the embedded ones; a training and the loops beside it have {TORCH_THREADS} torch thread(s)."""
 
 
-def page(results: Mapping[str, Sequence[Comparison | Check]], load: float) -> str:
-    """A Markdown page of the results by benchmark; `load` is the machine's load average before the run."""
-    parts = ["# Benchmarks", "Written by `make bench`.", METHOD]
-    for name, measures in results.items():
-        parts += [f"## {name.capitalize().replace('_', ' ')}", _table(measures)]
-    parts += ["## Where", _where(load)]
-    return "\n\n".join(parts) + "\n"
+def section(name: str, measures: Sequence[Comparison | Check], load: float) -> str:
+    """The results of one benchmark, when and where they were measured; `load` is the load average before it."""
+    return "\n\n".join([f"## {title(name)}", _table(measures), _where(load)])
+
+
+def page(sections: Mapping[str, str]) -> str:
+    """A Markdown page of the benchmarks' sections, by title."""
+    return (
+        "\n\n".join(["# Benchmarks", "Written by `make bench`, benchmark by benchmark.", METHOD, *sections.values()])
+        + "\n"
+    )
+
+
+def sections_of(text: str) -> dict[str, str]:
+    """The sections of such a page by title."""
+    parts = text.split("\n## ")[1:]
+    return {part.partition("\n")[0]: f"## {part.strip()}" for part in parts}
+
+
+def title(name: str) -> str:
+    """What the section of a benchmark is called."""
+    return name.capitalize().replace("_", " ")
 
 
 def _table(measures: Sequence[Comparison | Check]) -> str:
@@ -59,14 +74,9 @@ def _amount(value: float, unit: str) -> str:
 def _where(load: float) -> str:
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES)
-    return "\n".join(
-        [
-            f"- {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            f"- {_processor()}, {cores} cores, {platform.system()} {platform.release()}",
-            f"- load average before the run: {load:.1f}",
-            f"- Python {platform.python_version()}, {versions}",
-        ]
-    )
+    when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, load average before the run {load:.1f}"
+    machine = f"{_processor()}, {cores} cores, {platform.system()} {platform.release()}"
+    return f"{when}; {machine}; Python {platform.python_version()}, {versions}."
 
 
 def _processor() -> str:
