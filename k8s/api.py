@@ -278,7 +278,9 @@ class Api:
                 if not error.is_transient:
                     raise
                 # Spread, so that many who were refused at once do not come back at once.
-                self._pause(min(LONGEST_PAUSE, max(error.retry_after, pause * random.uniform(0.75, 1.25))))
+                self._pause(
+                    min(LONGEST_PAUSE, max(error.retry_after, pause * random.SystemRandom().uniform(0.75, 1.25)))
+                )
                 pause *= 2
         return call()
 

@@ -66,7 +66,7 @@ class Watched:
                         raise
                 served = version != before or time.monotonic() - began > LONGEST_PAUSE
                 pause = FIRST_PAUSE if served else min(LONGEST_PAUSE, 2 * pause)
-                threading.Event().wait(pause * random.uniform(0.75, 1.25))
+                threading.Event().wait(pause * random.SystemRandom().uniform(0.75, 1.25))
         except KubernetesError as error:
             with self._lock:
                 self._failure = error

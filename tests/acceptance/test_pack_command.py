@@ -68,6 +68,7 @@ grids:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.feature("B1", "B2")
 def test_images_are_packed_trained_on_and_packed_anew(
     trainloom: Any, digits: Path, project_environment: dict[str, str], tmp_path: Path

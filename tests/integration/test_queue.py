@@ -180,7 +180,7 @@ def test_jobs_of_others_that_are_locked_are_skipped(queue: Queue, session: Sessi
     other.close()
 
 
-@pytest.mark.parametrize("order", ["original", "random"])
+@pytest.mark.parametrize("order", ["original", pytest.param("random", marks=pytest.mark.slow)])
 def test_eight_processes_claim_two_thousand_jobs_and_none_twice(queue: Queue, order: str) -> None:
     keys = insert_items(2000)
     queue.enqueue()

@@ -74,8 +74,12 @@ SGD = {"optimizer": "SGD", "optimizer_params": {"lr": 0.05, "momentum": 0.9}}
     ("workers", "params", "options"),
     [
         ((0, 2, 0), {}, ()),
-        ((2, 0, 2), {"sampler": "weighted"}, ("--sampler", "weighted")),
-        ((2, 2), SGD, ("--optimizer", SGD["optimizer"], "--optimizer-params", json.dumps(SGD["optimizer_params"]))),
+        pytest.param((2, 0, 2), {"sampler": "weighted"}, ("--sampler", "weighted"), marks=pytest.mark.slow),
+        pytest.param(
+            *((2, 2), SGD),
+            ("--optimizer", SGD["optimizer"], "--optimizer-params", json.dumps(SGD["optimizer_params"])),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["Adam 0-2-0", "weighted 2-0-2", "SGD 2-2"],
 )

@@ -84,7 +84,7 @@ def statuses() -> list[str]:
     return [row["status"] for row in job_table(ScriptResult()).to_dicts()]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.slow
 @pytest.mark.feature("T5")
 def test_a_pool_does_trainings_and_scripts_each_of_them_once(postgres_session: Any, start: Any) -> None:
     trainings = small_tasks.insert(postgres_session)

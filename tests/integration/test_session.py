@@ -73,6 +73,7 @@ def make_older(session: Session) -> None:
     session.close()
 
 
+@pytest.mark.slow
 def test_many_processes_that_open_an_older_project_at_once_add_its_tables_once(
     open_session: Callable[..., Session], backend: str
 ) -> None:

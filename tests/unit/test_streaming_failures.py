@@ -36,10 +36,15 @@ both = pytest.mark.parametrize("use_processes", [False, True], ids=["threads", "
 def _nothing_stays() -> Iterator[None]:
     """No thread, process, file or shared memory of a pipeline outlives it."""
     resource_tracker.ensure_running()  # one for the whole test process: not a pipeline's
-    before = _present()
+    threads, children, files, mapped = _present()
     yield
     gc.collect()
-    assert _present() == before
+    left = _present()
+    # What a test before left behind may end meanwhile.
+    assert left[0] <= threads
+    assert left[1] <= children
+    assert left[2] <= files
+    assert left[3] == mapped
 
 
 def _present() -> tuple[set[str], int, int, int]:
