@@ -169,13 +169,14 @@ def _drop(home: Any, project: str) -> None:
 
     from pipeline.services import MongoServer, PostgresServer
 
-    address = PostgresServer(home).address
-    connection = psycopg2.connect(
-        host=str(address.socket_dir), port=address.port, user=address.user, dbname=address.dbname
-    )
-    connection.autocommit = True
-    connection.cursor().execute(f'DROP SCHEMA IF EXISTS "{project}" CASCADE')
-    connection.close()
+    if PostgresServer(home).is_running():
+        address = PostgresServer(home).address
+        connection = psycopg2.connect(
+            host=str(address.socket_dir), port=address.port, user=address.user, dbname=address.dbname
+        )
+        connection.autocommit = True
+        connection.cursor().execute(f'DROP SCHEMA IF EXISTS "{project}" CASCADE')
+        connection.close()
     if MongoServer(home).is_running():
         with pymongo.MongoClient(MongoServer(home).address.url) as client:
             client.drop_database(project)
