@@ -64,7 +64,8 @@ class MariaServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._common = ["--no-defaults", f"--datadir={folder}/data"]
+        (folder / "tmp").mkdir()  # servers that share one clear away each other's files, the installing one's too
+        self._common = ["--no-defaults", f"--datadir={folder}/data", f"--tmpdir={folder}/tmp"]
         install = ["mariadb-install-db", *self._common, "--auth-root-authentication-method=normal", "--skip-test-db"]
         subprocess.run(install, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         with socket.socket() as probe:
@@ -92,9 +93,7 @@ class MariaServer:
         return process is not None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        (self._folder / "tmp").mkdir(exist_ok=True)  # servers that share one clear away each other's files
         address = [f"--port={self._port}", "--bind-address=127.0.0.1", f"--socket={self._folder}/s"]
-        address.append(f"--tmpdir={self._folder}/tmp")
         with open(self._folder / "log", "ab") as log:
             return subprocess.Popen(
                 [str(MARIADBD), *self._common, *address, "--character-set-server=utf8mb4", "--user=root"],
