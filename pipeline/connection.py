@@ -16,6 +16,7 @@ from datajoint.errors import LostConnectionError
 from datajoint.settings import _create_config
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from .deadlock import is_deadlock
 from .errors import ConfigurationError, DatabaseUnavailable
 from .settings import Database
 
@@ -25,6 +26,7 @@ BEGIN = "START TRANSACTION"
 BLOCK = "BEGIN NOT ATOMIC"  # … END: one statement of several, on MariaDB
 FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
 LONGEST_DELAY = 5.0  # s
+STATEMENT_TRIES = 10  # of one that is cut off, or broken off to resolve a deadlock, each time
 # UTC, and the isolation that PostgreSQL has by default: repeatable reads lock gaps between the rows of a queue.
 PREPARATION = {
     "postgresql": ("SET TIME ZONE 'UTC'",),
@@ -37,8 +39,8 @@ REFUSED_CODES = frozenset({1044, 1045, 1049, 1698})
 
 class HealingConnection(dj.Connection):
     """Notices a lost connection before and after each statement, reconnects with growing delay, and runs the statement
-    again, but never inside a
-    transaction: there it raises, since what came before in the transaction is lost.
+    again, but never inside a transaction: there it raises, since what came before in the transaction is lost. A
+    statement outside one that is broken off to resolve a deadlock is run again too.
 
     DataJoint itself does not notice a lost connection to PostgreSQL: psycopg2's error carries no code there. A forked
     child opens its own connection; the parent's socket is left alone. Not for use by several threads.
@@ -66,8 +68,7 @@ class HealingConnection(dj.Connection):
 
     def _build_connect_kwargs(self, use_tls: Any = None) -> dict[str, Any]:
         """DataJoint's arguments for the driver, with what was said of TLS kept: PyMySQL takes its empty dict for no
-        TLS,
-        and it leaves out a False."""
+        TLS, and it leaves out a False."""
         kwargs: dict[str, Any] = super()._build_connect_kwargs(use_tls)
         if self.conn_info["ssl_input"] is False:
             kwargs["use_tls"] = False
@@ -81,18 +82,26 @@ class HealingConnection(dj.Connection):
         self._leave_parents_connection()
         if self._lost():
             self._recover(None)
-        to_begin = self._to_begin
-        try:
-            return super().query(query, args, **options)
-        except Exception as error:
-            if not (isinstance(error, LostConnectionError) or self._lost()):
-                # A statement that cannot even be parsed takes the beginning before it along.
-                if to_begin and self.adapter.backend == "postgresql":
-                    self._to_begin = self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
-                raise
-            self._to_begin = to_begin  # with the connection the server forgot that it had begun
-            self._recover(error)
-            return super().query(query, args, **options)
+        for remaining in reversed(range(STATEMENT_TRIES)):
+            to_begin = self._to_begin
+            try:
+                return super().query(query, args, **options)
+            except Exception as error:
+                if isinstance(error, LostConnectionError) or self._lost():
+                    self._to_begin = to_begin  # with the connection the server forgot that it had begun
+                    self._recover(error)
+                    if not remaining:
+                        raise
+                elif not (remaining and is_deadlock(error) and self._stands_alone(query)):
+                    # A statement that cannot even be parsed takes the beginning before it along.
+                    if to_begin and self.adapter.backend == "postgresql":
+                        self._to_begin = self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def _stands_alone(self, query: str) -> bool:
+        """Whether a statement that the database broke off left nothing behind, so that it can be run again."""
+        return not (self._in_transaction or query.startswith(BLOCK))
 
     @property
     def runs_blocks(self) -> bool:

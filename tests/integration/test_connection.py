@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from datajoint.errors import DataJointError, LostConnectionError
 
 from pipeline.connection import HealingConnection, open_connection
+from pipeline.deadlock import is_deadlock
 from pipeline.errors import ConfigurationError, DatabaseUnavailable
 from pipeline.services import PostgresServer
 from pipeline.session import Session, connect
@@ -21,6 +24,10 @@ from tests.integration.test_bad_input import TRAINING
 
 KILL = {"postgresql": "SELECT pg_terminate_backend(%s)", "mysql": "KILL CONNECTION %s"}
 SLEEP = {"postgresql": "SELECT pg_sleep(1)", "mysql": "SELECT SLEEP(1)"}
+SLEEPING = {
+    "postgresql": f"SELECT pid FROM pg_stat_activity WHERE state = 'active' AND query = '{SLEEP['postgresql']}'",
+    "mysql": f"SELECT id FROM information_schema.processlist WHERE info = '{SLEEP['mysql']}'",
+}
 
 
 def other_connection(session: Session) -> HealingConnection:
@@ -97,6 +104,63 @@ def test_a_statement_that_is_cut_while_it_runs_is_run_again(session: Session) ->
     connection.query(SLEEP[connection.adapter.backend])
     killer.join()
     assert connection.connection_id != victim
+    other.close()
+
+
+def test_a_statement_that_is_cut_again_and_again_is_run_each_time(session: Session) -> None:
+    connection = session.connection
+    other = other_connection(session)
+    backend = other.adapter.backend
+    cut: set[int] = set()
+
+    def cut_what_runs() -> None:
+        while len(cut) < 3:
+            for (number,) in other.query(SLEEPING[backend]).fetchall():
+                cut.add(number)
+                other.query(KILL[backend] % number)
+            time.sleep(0.1)
+
+    killer = threading.Thread(target=cut_what_runs)
+    killer.start()
+    connection.query(SLEEP[backend])
+    killer.join()
+    assert len(cut) == 3
+    assert connection.connection_id not in cut
+    other.close()
+
+
+def test_a_statement_that_a_deadlock_breaks_off_is_run_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, other = session.connection, other_connection(session)
+    table = connection.adapter.make_full_table_name(TrainingConfig().database, "tangled")
+    connection.query(f"CREATE TABLE {table} (a INT PRIMARY KEY, b INT)")
+    connection.query(f"INSERT INTO {table} VALUES {', '.join(f'({a}, 0)' for a in range(1, 20))}")
+    broken_off, held, execute = [], threading.Event(), connection._execute_query
+
+    def watched(*args: Any) -> None:
+        try:
+            execute(*args)
+        except Exception as error:
+            broken_off.append(is_deadlock(error))
+            raise
+
+    def tangle() -> None:
+        """Change more and wait shorter, so that the server breaks off the other one."""
+        with other.transaction:
+            other.query(f"UPDATE {table} SET b = b + 10 WHERE a > 1")
+            held.set()
+            time.sleep(0.5)
+            other.query(f"UPDATE {table} SET b = b + 10 WHERE a = 1")
+
+    monkeypatch.setattr(connection, "_execute_query", watched)
+    tangler = threading.Thread(target=tangle)
+    tangler.start()
+    held.wait()
+    connection.query(f"UPDATE {table} SET b = b + 1 WHERE a IN (1, 2)")
+    tangler.join()
+    assert broken_off == [True]
+    assert [*connection.query(f"SELECT b FROM {table} WHERE a IN (1, 2)").fetchall()] == [(11,), (11,)]
     other.close()
 
 
