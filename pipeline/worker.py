@@ -239,20 +239,26 @@ class Worker:
         return False
 
     def _fail(self, claim: Claim, error: Exception) -> None:
-        """Keep the error, decide when the task is tried again, and go on or raise, as `populate` was told."""
+        """Keep the error, decide when the task is tried again, and go on or raise, as `populate` was told. A failure
+        after the lease was lost is none: it may come from files that whoever has the task now has removed."""
         message, blame = storable(describe(error)), retry.blame_for(error)
         (key,) = claim.key.values()
         before = self.queue.blamed(key)
         if blame is Blame.TASK:
             delay = self._terms.retry.delay(retry.failures(before) + 1)
-            self._lacks = 0
         else:
             convicted = len(retry.convicting_hosts(before) | {self.queue.worker.host}) >= retry.HOSTS_THAT_CONVICT
             delay = None if convicted else LACK_DELAY
+        stack = storable("".join(traceback.format_exception(error)))
+        if not self.queue.release(claim, Outcome.FAILED, error=message, stack=stack, blame=blame, delay=delay):
+            self.queue.withdraw(claim)
+            logger.warning("%s was another's, or wanted no more, when it failed: %s", claim.key, message)
+            return
+        if blame is Blame.TASK:
+            self._lacks = 0
+        else:
             self._unserved.add(key)
             self._lacks += 1
-        stack = storable("".join(traceback.format_exception(error)))
-        self.queue.release(claim, Outcome.FAILED, error=message, stack=stack, blame=blame, delay=delay)
         logger.error("%s", message, extra={"event": "failed", "key": claim.key})
         if not self._options["suppress_errors"]:
             raise error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-from .background_digest import BackgroundDigest
 from .content import PIECE
 from .errors import ObjectDamaged
 
@@ -63,7 +63,7 @@ class VerifyingReader(io.BufferedIOBase):
         self._guard = guard
         self._left = size  # bytes that the source still has to give
         self._held: bytes | memoryview = b""  # what it gave and nobody took
-        self._digest = BackgroundDigest()
+        self._digest = hashlib.sha256()
         self._verified = False
 
     def readable(self) -> bool:
@@ -84,7 +84,6 @@ class VerifyingReader(io.BufferedIOBase):
 
     def close(self) -> None:
         if not self.closed:
-            self._digest.close()
             self._source.close()
         super().close()
 

@@ -67,6 +67,8 @@ def unexplained(logs: Path) -> list[Any]:
     found: list[Any] = []
     for key in sorted({row["attempt_key"] for row in unexpected.to_dicts()}):
         found += (Attempt() & {"attempt_key": key}).to_dicts(order_by="attempt_start")
+        found += (TrainingResult().jobs & {"training_task_md5_hash": key}).to_dicts()
+        found += (TrainingResult() & {"training_task_md5_hash": key}).proj("utc_insert_time").to_dicts()
         found += [
             f"{log.stem}: {line}"
             for log in sorted(logs.glob("*.log"))

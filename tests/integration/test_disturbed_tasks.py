@@ -123,6 +123,21 @@ def test_a_task_that_is_cancelled_while_it_trains_is_left_out_until_it_is_wanted
     assert len(steps) < EPOCHS * BATCHES
 
 
+def test_a_failure_of_a_task_that_was_cancelled_meanwhile_is_none(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(session, seeds=SEEDS[:1])
+
+    def cancelled(table: TrainingResult, key: dict[str, Any], *fetched: Any) -> None:
+        task_queue.cancel(key.values())
+        raise FileNotFoundError("a file that went with the task")
+
+    monkeypatch.setattr(TrainingResult, "make_compute", cancelled)
+    assert TrainingResult().populate(reserve_jobs=True) == {"success_count": 0, "error_list": []}
+    assert outcomes() == {"cancelled": 1}
+    assert TrainingResult().jobs.fetch1("status") == "ignore"
+
+
 @pytest.mark.slow
 def test_a_task_that_is_given_another_priority_while_it_trains_goes_on(
     session: Session, undisturbed: dict[str, Any], hold: Callable[..., HeldWorker]
