@@ -12,8 +12,8 @@ from pymongo import ASCENDING, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure
 
-# Bytes of chunks asked for at a time; a download holds two answers in memory. With smaller ones the thread that asks and
-# the one that reads wait for each other too often.
+# Bytes of chunks asked for at a time; a download holds two answers in memory. With smaller ones the thread that asks
+# and the one that reads wait for each other too often.
 ANSWER = 16 << 20
 CHUNKS_PER_ANSWER = 1_000  # at most, of small ones
 
