@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as draw
 from pymongo.collection import Collection
+from torch import nn
 
 from datasets_impl import mongo_index, mongo_view
 from datasets_impl.contract import DatasetError
@@ -27,6 +28,9 @@ from pipeline.mongo_database import MongoDatabase
 from pipeline.retry import blame_for
 from schemas.attempt import Blame
 from tests.integration.mongo_examples import PROJECT, dataset, examples, lent_database
+from tests.resumable_training import Kept, StopAfter, digest
+from trainers.contract import Stopped
+from trainers.nn_trainer import NNTrainer
 
 COUNT = 300  # 210 in train
 BLOCK = 16  # examples
@@ -148,6 +152,56 @@ def test_no_example_is_lost_or_doubled_whoever_reads(kept_mongo: MongoDatabase, 
         left = rest(rank, stop)
         assert len(left) == len(whole[rank][stop:])
         assert all(map(torch.equal, left, whole[rank][stop:]))
+
+
+class Net(nn.Module):
+    """Two layers with dropout between them."""
+
+    def __init__(self, input_shape: Any = (), output_shape: Any = ()) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.usefixtures("kept_mongo")
+@pytest.mark.parametrize("stops", [(1,), (27,), (40, 3)], ids=str)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_training_that_is_interrupted_ends_with_the_same_bits(
+    tmp_path: Path, stops: tuple[int, ...], num_workers: int
+) -> None:
+    def build(**options: Any) -> NNTrainer:
+        found = dataset(classes=5, memory_budget=0)
+        tiers = {
+            "train": loader(found, sampler=WindowSampler(found, blocks=3), seed=5, num_workers=num_workers),
+            **{tier: loader(dataset(tier, classes=5), tier=tier) for tier in ("validation", "test")},
+        }
+        return NNTrainer(
+            **{f"{tier}_dataloader": batches for tier, batches in tiers.items()},
+            device="cpu",
+            model_class=Net,
+            model_class_params={"input_shape": (3,), "output_shape": (5,)},
+            optimizer_class=torch.optim.Adam,
+            optimizer_class_params={"lr": 0.01},
+            criterion_class=nn.CrossEntropyLoss,
+            criterion_class_params={},
+            model_save_path=str(tmp_path / "best.weights"),
+            max_epoch=3,
+            seed=11,
+            **options,
+        )
+
+    undisturbed = build()
+    undisturbed.train()
+    kept = Kept()
+    for stop in stops:
+        with pytest.raises(Stopped):
+            build(checkpoints=kept, stop=StopAfter(stop), checkpoint_epochs=0).train()
+    resumed = build(checkpoints=kept, checkpoint_epochs=0)
+    resumed.train()
+    assert len(kept.contents) == len(stops)
+    assert digest(resumed) == digest(undisturbed)
 
 
 @pytest.mark.feature("T7")
