@@ -129,9 +129,7 @@ def test_a_statement_that_is_cut_again_and_again_is_run_each_time(session: Sessi
     other.close()
 
 
-def test_a_statement_that_a_deadlock_breaks_off_is_run_again(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_statement_that_a_deadlock_breaks_off_is_run_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     connection, other = session.connection, other_connection(session)
     table = connection.adapter.make_full_table_name(TrainingConfig().database, "tangled")
     connection.query(f"CREATE TABLE {table} (a INT PRIMARY KEY, b INT)")
