@@ -15,7 +15,7 @@ from datasets_impl import mongo_access
 from datasets_impl.loaders import build_loader
 from datasets_impl.mongo import MongoDataset
 from datasets_impl.window_sampler import WindowSampler
-from pipeline import data_import
+from pipeline import imported_data
 from trainloom import import_examples
 
 EXAMPLES = 40_000
@@ -70,7 +70,7 @@ def _import(images: np.ndarray) -> float:
     started = time.perf_counter()
     import_examples(_examples(images), "written", count=EXAMPLES)
     rate = EXAMPLES / (time.perf_counter() - started)
-    data_import.remove("written")
+    imported_data.remove("written")
     return rate
 
 

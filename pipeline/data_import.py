@@ -7,39 +7,28 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import bson
 from bson import Int64
 from bson.errors import BSONError
 from bson.raw_bson import RawBSONDocument
 from pymongo.errors import BulkWriteError
 
-from datasets_impl.bson_arrays import CODEC, encode
+from datasets_impl.bson_arrays import CODEC
 from datasets_impl.contract import DatasetError
 from datasets_impl.mongo_access import ExamplesUnavailable, MongoAccess, borrow
 from datasets_impl.mongo_view import IMPORTED, patiently
-from schemas.dataset_config import DatasetConfig
 
-from .errors import PipelineError
+from .import_documents import BATCH, UNKNOWN, Batch, Encoded, Heads, ImportFailed, batches, encoded
+from .imported_data import COMPLETE, IMPORTING, documents, states
 
-RESERVED = ("_id", "dataset", "version", "number", "count", "time")
-"""Fields that every document has: its number from 0, how many there are, and when the import began (UTC)."""
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-BATCH, BATCH_BYTES = 1_000, 8 << 20  # documents, and bytes of them, that are sent at once
-LARGEST = 16 * 2**20 - 1024  # bytes; MongoDB allows documents of 16 MiB
 WRITERS = 2  # threads that wait for the server
-IMPORTING, COMPLETE = "importing", "complete"
 DUPLICATE_KEY = 11000
-UNKNOWN = 0  # the count of an import whose end is not known before
 
 Told = Callable[[int, int | None], None]
-
-
-class ImportFailed(PipelineError, ValueError):
-    """Examples cannot be imported; what was there before is as it was."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +51,6 @@ class Imported:
 
 def _silent(number: int, count: int | None) -> None:
     """Tell nobody."""
-
-
-@dataclass
-class _Batch:
-    start: int
-    fields: list[bytes] = field(default_factory=list)  # elements of each document, without its head and its end
-    size: int = 0
 
 
 class DataImport:
@@ -124,10 +106,10 @@ class DataImport:
         if before is None:
             self._patiently(self._begin)
         try:
-            encoded = _encoded(examples)
+            checked = encoded(examples)
             if complete and number == before["count"]:
-                return self._compare(encoded, before, count, told)
-            return self._write(encoded, before, written, count, source, told)
+                return self._compare(checked, before, count, told)
+            return self._write(checked, before, written, count, source, told)
         except ExamplesUnavailable:
             raise  # it goes on later
         except Exception as error:
@@ -137,11 +119,11 @@ class DataImport:
             raise
 
     def _compare(
-        self, encoded: Iterator[tuple[bytes, dict[str, str]]], before: Mapping[str, Any], count: int | None, told: Told
+        self, examples: Iterator[Encoded], before: Mapping[str, Any], count: int | None, told: Told
     ) -> Imported:
         """Find the same examples in a dataset that is complete."""
         digest, number = hashlib.sha256(), 0
-        for elements, _ in encoded:
+        for elements, _ in examples:
             digest.update(elements)
             number += 1
             if number % BATCH == 0:
@@ -153,7 +135,7 @@ class DataImport:
 
     def _write(
         self,
-        encoded: Iterator[tuple[bytes, dict[str, str]]],
+        examples: Iterator[Encoded],
         before: Mapping[str, Any] | None,
         written: bool,
         count: int | None,
@@ -167,8 +149,8 @@ class DataImport:
         with ThreadPoolExecutor(WRITERS, thread_name_prefix="trainloom-import") as writers:
             waiting: deque[Future[Sequence[int]]] = deque()
             try:
-                heads = _Heads(self._name, self._version, count, time)
-                for batch in _batches(encoded, made, digest):
+                heads = Heads(self._name, self._version, count, time)
+                for batch in batches(examples, made, digest):
                     waiting.append(writers.submit(self._send, batch, heads, written))
                     if len(waiting) > 2 * WRITERS:
                         self._written.append(waiting.popleft().result())
@@ -197,7 +179,7 @@ class DataImport:
         told(number, number)
         return Imported(f"{IMPORTED}{self.key}", number, found, sum(map(len, self._written)))
 
-    def _send(self, batch: _Batch, heads: _Heads, compare: bool) -> Sequence[int]:
+    def _send(self, batch: Batch, heads: Heads, compare: bool) -> Sequence[int]:
         """Write the documents of a batch that are not there; returns their numbers."""
         raws = {
             batch.start + place: heads.document(batch.start + place, elements)
@@ -226,7 +208,7 @@ class DataImport:
             whole = range(batch.start, batch.start + len(batch.fields))
             return whole if len(fresh) == len(whole) else list(fresh)  # a range takes less memory
 
-    def _missing(self, raws: Mapping[int, bytes], heads: _Heads, batch: _Batch) -> dict[int, bytes]:
+    def _missing(self, raws: Mapping[int, bytes], heads: Heads, batch: Batch) -> dict[int, bytes]:
         """Those that are not there; what is there must be the same."""
         numbers = {"_id": {"$gte": batch.start, "$lt": batch.start + len(batch.fields)}}
         raw = self._documents().with_options(codec_options=CODEC.with_options(document_class=RawBSONDocument))
@@ -280,10 +262,10 @@ class DataImport:
         )
 
     def _states(self) -> Any:
-        return self._access.database()[f"{self._access.prefix}.data"]
+        return states(self._access)
 
     def _documents(self) -> Any:
-        return self._access.database()[f"{self._access.prefix}.data.{self.key}"]
+        return documents(self._access, self.key)
 
     def _patiently(self, action: Callable[[], Any]) -> Any:
         return patiently(self._access, self._label, action)
@@ -301,127 +283,6 @@ def import_examples(
     """Import examples into the MongoDB of the open session; see `DataImport`."""
     importing = DataImport(borrow(), name, version)
     return importing.run(examples, count=count, source=source, told=told)
-
-
-def remove(key: str) -> int:
-    """Remove an imported dataset, `name` or `name@version`; returns how many documents it had.
-
-    Raises
-    ------
-    ImportFailed
-        If there is none, or a dataset configuration names it.
-    """
-    access = borrow()
-    states, documents = f"{access.prefix}.data", f"{access.prefix}.data.{key}"
-    if users := (DatasetConfig() & {"dataset_file_name": f"{IMPORTED}{key}"}).keys():
-        shown = ", ".join(row["dataset_config_md5_hash"][:8] for row in users)
-        raise ImportFailed(f"the dataset {key} is named by the dataset configurations {shown}; delete those first")
-
-    def removed() -> int:
-        database = access.database()
-        # First invisible: what is left when this breaks off is an unfinished import.
-        if not database[states].update_one({"_id": key}, {"$set": {"state": IMPORTING}}).matched_count:
-            raise ImportFailed(f"no dataset {key!r} was imported; `trainloom data list` shows what was")
-        number = int(database[documents].count_documents({}))
-        database[documents].drop()
-        database[f"{access.prefix}.data_indexes"].delete_many({"dataset": f"{IMPORTED}{key}"})
-        database[states].delete_one({"_id": key})
-        return number
-
-    return patiently(access, f"the dataset {key}", removed)
-
-
-def imported() -> list[dict[str, Any]]:
-    """All datasets that were imported, also those whose import has not come to its end, by name."""
-    access = borrow()
-    states = access.database()[f"{access.prefix}.data"]
-    return patiently(access, "the imported datasets", lambda: list(states.find().sort("_id")))
-
-
-class _Heads:
-    """The fields that each document begins with."""
-
-    def __init__(self, name: str, version: str, count: int | None, time: datetime) -> None:
-        self._common = {"dataset": name, "version": version}
-        self._rest = {"count": Int64(UNKNOWN if count is None else count), "time": time}
-        self._length = len(self._head(0))
-
-    def _head(self, number: int) -> bytes:
-        place = Int64(number)
-        return bson.encode({"_id": place, **self._common, "number": place, **self._rest})[4:-1]
-
-    def document(self, number: int, elements: bytes) -> bytes:
-        """The whole document in BSON (bsonspec.org): its length, its elements and an end."""
-        head = self._head(number)
-        length = 4 + len(head) + len(elements) + 1
-        if length > LARGEST:
-            raise ImportFailed(f"example {number} has {length} bytes, more than a document can hold; make it smaller")
-        return length.to_bytes(4, "little") + head + elements + b"\0"
-
-    def fields_of(self, document: bytes) -> bytes:
-        """The elements of an example's own fields."""
-        return document[4 + self._length : -1]
-
-
-def _encoded(examples: Iterable[Mapping[str, Any]]) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Each example's fields as elements of BSON, by name, and what they are; all are alike."""
-    expected: dict[str, str] | None = None
-    for number, example in enumerate(examples):
-        if not isinstance(example, Mapping):
-            raise ImportFailed(f"example {number} is a {type(example).__name__}; give a dict of fields")
-        fields = {}
-        for name in sorted(_checked(example, number)):
-            fields[name] = encode(example[name], f"field {name!r} of example {number}")
-        made = {name: _make_of(value) for name, value in fields.items()}
-        if expected is None:
-            expected = made
-        elif made != expected:
-            raise ImportFailed(_difference(number, made, expected))
-        try:
-            yield bson.encode(fields)[4:-1], made
-        except (BSONError, OverflowError) as error:
-            raise ImportFailed(f"example {number} cannot be a document: {error}") from error
-
-
-def _checked(example: Mapping[str, Any], number: int) -> list[str]:
-    for name in example:
-        if not isinstance(name, str) or not name or name in RESERVED or name.startswith("$") or {".", "\0"} & set(name):
-            raise ImportFailed(
-                f"example {number} has a field {name!r}; fields are named by text without '.', not beginning with '$', "
-                f"and not {', '.join(RESERVED)}, which every document has: rename it"
-            )
-    return list(example)
-
-
-def _make_of(value: Any) -> str:
-    if isinstance(value, Mapping) and list(value) == ["dtype", "shape", "data"]:
-        return f"{value['dtype']} of shape {value['shape']}"
-    return type(value).__name__.lower()
-
-
-def _difference(number: int, made: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    for name in sorted({*made, *expected}):
-        if made.get(name) != expected.get(name):
-            return (
-                f"field {name!r} of example {number} is {made.get(name, 'missing')}, that of the first example "
-                f"{expected.get(name, 'missing')}; give all examples the same fields of one shape and dtype"
-            )
-    raise AssertionError("both are alike")
-
-
-def _batches(encoded: Iterable[tuple[bytes, dict[str, str]]], made: dict[str, str], digest: Any) -> Iterator[_Batch]:
-    """Examples to be sent together; `made` and `digest` are told of all."""
-    batch = _Batch(0)
-    for elements, kinds in encoded:
-        made.update(kinds)
-        digest.update(elements)
-        batch.fields.append(elements)
-        batch.size += len(elements)
-        if len(batch.fields) >= BATCH or batch.size >= BATCH_BYTES:
-            yield batch
-            batch = _Batch(batch.start + len(batch.fields))
-    if batch.fields:
-        yield batch
 
 
 def _only_duplicates(error: BulkWriteError) -> bool:

@@ -15,7 +15,7 @@ Tasks = Callable[[Collection[int]], Mapping[int, str]]
 """Which task each of these processes trains, by process id; those that train none are left out."""
 
 
-def listing(tasks: Tasks, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def listing(tasks: Tasks) -> dict[str, Any]:
     """What there is.
 
     Returns
@@ -32,7 +32,7 @@ def listing(tasks: Tasks, env: Mapping[str, str] = os.environ) -> dict[str, Any]
         found = gpu_device.read_all()
     except gpu_device.GpusUnknown as error:
         return {"gpus": [], "problems": [str(error)]}
-    seen = gpu_visible.visible(found.gpus, env)
+    seen = gpu_visible.visible(found.gpus, os.environ)
     holders = gpu_locks.holders()
     trained = tasks(holders.values()) if holders else {}
     rows = []

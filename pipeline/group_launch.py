@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import threading
 import time
@@ -13,8 +12,6 @@ from typing import Any
 from .own_rank import OwnRank
 from .rank_group import PAUSE, GroupLost, RankGroup
 from .rank_recipe import Recipe
-
-logger = logging.getLogger("trainloom")
 
 JOIN_SECONDS = 60.0  # in which every process of the group must have heard of a training
 END_SECONDS = 20.0  # in which every rank must have ended when one has

@@ -17,7 +17,7 @@ import numpy as np
 from datasets_impl.contract import TIERS
 from schemas.binding import Resolver
 
-from .data_import import ImportFailed
+from .import_documents import ImportFailed
 
 ROWS = 1024  # of an HDF5 file, read at once
 TIER = "tier"

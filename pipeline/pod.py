@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 VARIABLES = ("TRAINLOOM_POD_NAME", "TRAINLOOM_POD_NAMESPACE", "TRAINLOOM_NODE_NAME", "TRAINLOOM_IMAGE")
@@ -25,7 +24,7 @@ class Pod:
     image: str = ""
 
     @classmethod
-    def this(cls, env: Mapping[str, str] = os.environ) -> Pod | None:
+    def this(cls) -> Pod | None:
         """The pod of this process; None outside a cluster."""
-        told = [env.get(variable, "")[:length] for variable, length in zip(VARIABLES, LENGTHS, strict=True)]
+        told = [os.environ.get(variable, "")[:length] for variable, length in zip(VARIABLES, LENGTHS, strict=True)]
         return cls(*told) if told[0] else None

@@ -47,7 +47,6 @@ def shared_settings(
     given: Collection[str] = (),
     secret: Collection[str] = (),
     config: Path | None = None,
-    env: Mapping[str, str] = os.environ,
 ) -> tuple[dict[str, Any], list[str]]:
     """Those that are set here and hold on a cluster too, and the names of those that hold a password and stay here.
 
@@ -58,7 +57,7 @@ def shared_settings(
     secret : variables that pods get from Secrets; what these tell is not taken from here.
     config : the file that was named.
     """
-    there = {*given, *(name for _, layer in layers(config, env) for name in layer)}
+    there = {*given, *(name for _, layer in layers(config, os.environ) for name in layer)}
     elsewhere = {name for name in SHARED if {f"{PREFIX}{name.upper()}", ALIASES.get(name)} & set(secret)}
     if elsewhere & set(ADDRESS):
         elsewhere |= set(ADDRESS)  # one address, and not a half of each

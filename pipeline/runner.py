@@ -171,7 +171,7 @@ class TaskRunner:
         """Axes with the loss histories."""
         return plots.loss_history(title, training, validation)
 
-    def compute(self, key: Mapping[str, Any], spec: Mapping[str, Any], table: Any) -> Outcome:
+    def compute(self, spec: Mapping[str, Any], table: Any) -> Outcome:
         """Train one task, upload its weights, and hand over everything that is to be inserted."""
         started = time.monotonic()
         training = read_spec(spec, self._resolver)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -23,8 +22,6 @@ from .worker import settle_loss
 
 if TYPE_CHECKING:
     from .runner import TaskRunner
-
-logger = logging.getLogger("trainloom")
 
 COLUMNS = {"name": "script_task_name", "description": "script_task_description", "time": "script_task_time"}
 OPTIONS = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import signal
@@ -31,8 +30,6 @@ from .errors import ConfigurationError, PipelineError
 from .home import Home
 from .settings import PREFIX, Settings
 from .worker import storable
-
-logger = logging.getLogger("trainloom")
 
 PROGRAM = Path(script_process.__file__)
 FOLDER = "trainloom-script"  # what the name of a script's folder begins with

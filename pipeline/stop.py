@@ -11,8 +11,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-TERMINATED = 143  # exit codes as a shell reports them
-INTERRUPTED = 130
+TERMINATED = 143  # the exit code as a shell reports it
 
 
 class StopSignal:

@@ -73,7 +73,7 @@ class Runner(Protocol):
     ) -> dict[str, Any]:
         """Make the missing rows of a computed table; see `TrainingResult.populate`."""
 
-    def compute(self, key: Mapping[str, Any], spec: Mapping[str, Any], table: Any) -> Any:
+    def compute(self, spec: Mapping[str, Any], table: Any) -> Any:
         """Train one task outside any transaction; the outcome is what `TrainingResult.make_insert` writes."""
 
     def trainer(self, spec: Mapping[str, Any], table: Any) -> Any:

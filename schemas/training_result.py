@@ -122,7 +122,7 @@ class TrainingResult(Queued, dj.Computed):
 
     def make_compute(self, key: dict[str, Any], spec: dict[str, Any]) -> tuple[Outcome]:
         """Train, score and upload; no transaction is open meanwhile."""
-        return (services("TrainingResult").runner.compute(key, spec, self),)
+        return (services("TrainingResult").runner.compute(spec, self),)
 
     def make_insert(self, key: dict[str, Any], outcome: Outcome) -> None:
         """Publish the result."""

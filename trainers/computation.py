@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainers import numerics
 from trainers.contract import TrainerError
 from trainers.precision import check_name
 
@@ -94,6 +96,12 @@ class ComputationPolicy:
         # Without dynamic=False the code for a shape would depend on the shapes before it, and a resumed training has
         # seen others.
         model.compile(mode=self.compile, dynamic=False)
+
+    def numerics(self, device: torch.device) -> AbstractContextManager[None]:
+        """Set torch as the policy says while the context is entered, and put its settings back afterwards."""
+        if self.tf32 is None and not self.deterministic:
+            return nullcontext()
+        return numerics.during(tf32=self.tf32 if device.type == "cuda" else None, deterministic=self.deterministic)
 
 
 @functools.cache

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,6 +26,7 @@ from trainers.loader_position import tell_epoch
 from trainers.parameter_history import ParameterHistory
 from trainers.resources import ResourcePolicy, needs_of
 from trainers.scoring import Scoring, TierScore
+from trainers.share import split_loaders
 from trainers.trainer_options import TrainerOptions, takes_options
 from trainers.training_state import TrainingState
 from trainers.watch import Watch
@@ -173,12 +172,14 @@ class NNTrainer:
             criterion_class_params=criterion_class_params,
             scheduler_class=scheduler_class,
         )
-        self._split_loaders()
+        split_loaders((train_dataloader, validation_dataloader, test_dataloader), self._group)
         self._begin()
-        self._resumed = self._resume()
-        begun = self._resumed or self._go_on(initial_state)
-        if not begun and initial_weights is not None:
-            self._learner.start_from(initial_weights)
+        self._resumed = self._state.resume(self.checkpoints)
+        if not self._resumed:
+            if initial_state is not None:
+                self._state.go_on_from(initial_state, max_epoch)
+            elif initial_weights is not None:
+                self._learner.start_from(initial_weights)
 
     @property
     def epochs_done(self) -> int:
@@ -205,7 +206,7 @@ class NNTrainer:
         self._watch = self._new_watch()
         epochs = self._new_epochs()
         try:
-            with self._numerics():
+            with self._options.numerics(self.device):
                 epochs.train()
                 self._finish(epochs)
         except Stopped:
@@ -284,47 +285,6 @@ class NNTrainer:
         self.test_score = None
         self.test_metrics = {}
 
-    def _split_loaders(self) -> None:
-        """Let every loader give this rank's share of its batches."""
-        if self._group.size == 1:
-            return
-        for loader in (self.train_dataloader, self.validation_dataloader, self.test_dataloader):
-            if not hasattr(loader, "split_between"):
-                raise TrainerError(
-                    f"A {type(loader).__name__} cannot be split between {self._group.size} devices; make loaders with "
-                    "datasets_impl.loaders.build_loader, or give yours a method split_between(rank, ranks)."
-                )
-            loader.split_between(self._group.rank, self._group.size)
-
-    def _resume(self) -> bool:
-        """Take up the state that `checkpoints` has, if it has one."""
-        content = self._group.hand_out(None if self.checkpoints is None else self.checkpoints.load())
-        if content is not None:
-            self._state.restore(content)
-        return content is not None
-
-    def _go_on(self, initial_state: str | os.PathLike[str] | None) -> bool:
-        """Take up the last state of another training, if one is given."""
-        if initial_state is None:
-            return False
-        content = self._group.hand_out(Path(initial_state).read_bytes() if self._group.leads else None)
-        assert content is not None, "the first rank has read it"
-        self._state.begin_from(content)
-        if self.epochs_done >= self.max_epoch:
-            raise TrainerError(
-                f"The state that this training is to go on from is that after {self.epochs_done} epochs, and max_epoch "
-                f"is {self.max_epoch}; set it to more."
-            )
-        return True
-
-    def _numerics(self) -> Any:
-        """The numerics of the options, for a while."""
-        options = self._options
-        if options.tf32 is None and not options.deterministic:
-            return nullcontext()
-        tf32 = options.tf32 if self.device.type == "cuda" else None
-        return numerics.during(tf32=tf32, deterministic=options.deterministic)
-
     def _new_watch(self) -> Watch | None:
         together = self._group.size > 1
         if not together and self.checkpoints is None and self.stop is None and self.progress is None:
@@ -381,7 +341,7 @@ class NNTrainer:
     def _score(self, loader: Any, tier: str, kept: list[tuple[Any, Any]] | None = None) -> TierScore:
         """Loss and metrics of the called model on a tier; outputs and targets go into `kept` where it is given."""
         after_batch = None if self._watch is None else self._scored_batch
-        with self._numerics():
+        with self._options.numerics(self.device):
             keep = None if kept is None else lambda outputs, targets: kept.append((outputs, targets))
             return self._scoring.score(loader, tier, after_batch, keep)
 

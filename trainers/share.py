@@ -1,12 +1,13 @@
-"""Which examples of a batch one rank learns from, and how much they weigh."""
+"""Which examples of a batch one rank reads, and how much they weigh."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from datasets_impl.contract import BatchShare
 from trainers import batch as batches
+from trainers.contract import TrainerError
 from trainers.process_group import ProcessGroup
 
 
@@ -24,6 +25,23 @@ class Share(NamedTuple):
     targets: Any
     size: int
     weight: float
+
+
+def split_loaders(loaders: Iterable[Any], group: ProcessGroup) -> None:
+    """Let every loader give this rank's share of its batches, as `datasets_impl.contract.BatchShare`.
+
+    Raises:
+        TrainerError: a loader has no `split_between`.
+    """
+    if group.size == 1:
+        return
+    for loader in loaders:
+        if not hasattr(loader, "split_between"):
+            raise TrainerError(
+                f"A {type(loader).__name__} cannot be split between {group.size} devices; make loaders with "
+                "datasets_impl.loaders.build_loader, or give yours a method split_between(rank, ranks)."
+            )
+        loader.split_between(group.rank, group.size)
 
 
 def sharing(group: ProcessGroup) -> Callable[[Any], Share]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from trainers import learned_state, randomness
 from trainers.averaging import Averaging
 from trainers.best_weights import BestWeights
 from trainers.checkpoint import Header, pack, unpack
+from trainers.contract import Checkpoints, TrainerError
 from trainers.epoch_losses import EpochLosses
 from trainers.histories import Histories
 from trainers.process_group import ProcessGroup
@@ -116,13 +119,48 @@ class TrainingState:
         identity = learned_state.identity(self._model, self._optimizer)
         return pack(Header(self.epochs_done, len(self.losses), dict(settings), identity), state)
 
-    def restore(self, content: bytes) -> None:
-        """Take up a checkpoint.
+    def resume(self, checkpoints: Checkpoints | None) -> bool:
+        """Take up the newest state of this training, if the first rank's `checkpoints` have one; returns whether they
+        do.
 
         Raises:
             trainers.checkpoint.DamagedCheckpoint: it is none.
             trainers.learned_state.ForeignCheckpoint: it is that of something else.
         """
+        content = self._group.hand_out(None if checkpoints is None else checkpoints.load())
+        if content is not None:
+            self._restore(content)
+        return content is not None
+
+    def go_on_from(self, path: str | os.PathLike[str], max_epoch: int) -> None:
+        """Take up the last state of another training from a file that the first rank reads, to go on up to `max_epoch`
+        epochs.
+
+        Raises:
+            TrainerError: as many epochs lie behind already.
+            trainers.checkpoint.DamagedCheckpoint: it is none.
+            trainers.learned_state.ForeignCheckpoint: it is that of something else.
+        """
+        content = self._group.hand_out(Path(path).read_bytes() if self._group.leads else None)
+        assert content is not None, "the first rank has read it"
+        try:
+            self._restore(content)
+        except learned_state.ForeignCheckpoint as error:
+            raise learned_state.ForeignCheckpoint(
+                f"This training cannot go on from the state that it is given: {error.difference}; give both the same "
+                "model, optimizer and devices, or begin from the other's weights instead.",
+                error.difference,
+            ) from error
+        self._choices.pop("early_stop", None)  # of the other
+        self.of_another = True
+        if self.epochs_done >= max_epoch:
+            raise TrainerError(
+                f"The state that this training is to go on from is that after {self.epochs_done} epochs, and max_epoch "
+                f"is {max_epoch}; set it to more."
+            )
+
+    def _restore(self, content: bytes) -> None:
+        """Take up a checkpoint."""
         header, state = unpack(content)
         ranks = [state, *state.get("others", ())]
         if len(ranks) != self._group.size:
@@ -144,21 +182,3 @@ class TrainingState:
         self.epochs_done = header.epoch
         self.losses = EpochLosses.from_state(ranks[self._group.rank]["losses"])
         self.resumed = ranks[self._group.rank]["random"]
-
-    def begin_from(self, content: bytes) -> None:
-        """Take up the last state of another training, to go on for more epochs.
-
-        Raises:
-            trainers.checkpoint.DamagedCheckpoint: it is none.
-            trainers.learned_state.ForeignCheckpoint: it is that of something else.
-        """
-        try:
-            self.restore(content)
-        except learned_state.ForeignCheckpoint as error:
-            raise learned_state.ForeignCheckpoint(
-                f"This training cannot go on from the state that it is given: {error.difference}; give both the same "
-                "model, optimizer and devices, or begin from the other's weights instead.",
-                error.difference,
-            ) from error
-        self._choices.pop("early_stop", None)  # of the other
-        self.of_another = True

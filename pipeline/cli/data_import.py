@@ -78,7 +78,7 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from pipeline.data_import import imported
+    from pipeline.imported_data import imported
 
     with open_session(args):
         rows = [
@@ -102,7 +102,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    from pipeline.data_import import remove
+    from pipeline.imported_data import remove
 
     with open_session(args):
         number = remove(args.dataset)

@@ -15,8 +15,9 @@ import pytest
 from pymongo.errors import AutoReconnect
 
 from datasets_impl.mongo_access import ExamplesUnavailable, borrow, lend
-from pipeline import data_import
-from pipeline.data_import import ImportFailed, import_examples, imported
+from pipeline.data_import import Imported, import_examples
+from pipeline.import_documents import ImportFailed
+from pipeline.imported_data import imported
 from pipeline.mongo_database import MongoDatabase
 from tests.integration.mongo_examples import PROJECT, examples, lent_database
 
@@ -66,7 +67,7 @@ def test_the_count_of_a_generator_is_written_at_its_end(mongo: MongoDatabase) ->
 @pytest.mark.feature("N5")
 def test_running_it_again_makes_no_doubles_and_other_content_needs_a_version(mongo: MongoDatabase) -> None:
     first = import_examples(examples(COUNT), "numbers")
-    assert import_examples(examples(COUNT), "numbers") == data_import.Imported(first.name, COUNT, first.sha256, 0)
+    assert import_examples(examples(COUNT), "numbers") == Imported(first.name, COUNT, first.sha256, 0)
     before = documents(mongo)
     for other in (examples(COUNT, seed=1), examples(COUNT - 1), examples(COUNT + 1)):
         with pytest.raises(ImportFailed, match="numbers was imported with other examples.* --version"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from datasets_impl.digits import build_digits
-from pipeline.data_import import ImportFailed
+from pipeline.import_documents import ImportFailed
 from pipeline.import_sources import opened
 from pipeline.resolver import ClassResolver, UnresolvedClass
 
