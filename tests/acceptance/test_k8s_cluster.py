@@ -239,6 +239,17 @@ def test_as_many_workers_come_as_tasks_wait(
     assert (told, errors) == ("", "no task waits, so no worker is brought\n")
 
 
+def test_what_stays_here_is_said_once_though_the_values_are_read_twice(
+    fake_cluster: FakeCluster, k8s: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_values(tmp_path, secrets=None)
+    monkeypatch.setenv("TRAINLOOM_DATABASE_URL", "postgresql://me:hunter2@db.example/lab")
+    monkeypatch.setattr(Tasks, "demand", lambda _: Demand(pending=5, retry=0, running=0))
+    told, errors = k8s("submit", "-f", "values.yaml", "--workers", "auto", "--dry-run")
+    assert "5 workers (trainloom)" in told
+    assert errors == "database_url holds a password and stays here; pods get it from a Secret\n"
+
+
 def test_how_many_workers_cannot_be_told_without_a_database(fake_cluster: FakeCluster, k8s: Command) -> None:
     _, errors = k8s("submit", "-f", "values.yaml", "--workers", "auto", code=1)
     assert "--workers auto counts the waiting tasks, and they are not known: no database is set" in errors
