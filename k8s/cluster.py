@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import yaml
@@ -24,14 +25,21 @@ SERVICE_HOST = "KUBERNETES_SERVICE_HOST"
 SERVICE_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 CONNECT_LIMIT = 10.0  # s
 ANSWER_LIMIT = 30.0  # s between two reads
+CREDENTIALS_LIMIT = 300.0  # s; somebody may have to log in with a browser meanwhile
 CONNECTIONS = 256  # kept open at once: logs of a hundred pods are followed over one each
 PLUGIN_FAILED = "exec: process returned"  # how the client says that a credential plugin failed, with its own words
+
+T = TypeVar("T")
 
 
 class AccessError(KubernetesError, ValueError):
     """There is no cluster to talk to, or no way to show who one is."""
 
     exit_code = 78  # EX_CONFIG of sysexits.h
+
+
+class CredentialsLate(AccessError):
+    """What gives the credentials does not answer."""
 
 
 class Cluster:
@@ -70,7 +78,8 @@ class Cluster:
         Raises
         ------
         AccessError
-            If the client is not installed, or no kube-config can be used; the message holds nothing of its content.
+            If the client is not installed, no kube-config can be used, or what it names for credentials does not
+            answer; the message holds nothing of its content.
         """
         try:
             from kubernetes.client import Configuration
@@ -109,7 +118,7 @@ class Cluster:
         Raises
         ------
         AccessError
-            If the credentials have run out and cannot be renewed.
+            If the credentials have run out and cannot be renewed, or not in time.
         urllib3.exceptions.HTTPError
             If there is no connection or no answer.
         """
@@ -131,9 +140,16 @@ class Cluster:
 
     def _credentials(self) -> dict[str, str]:
         """The header that says who one is; tokens that have run out are fetched anew."""
-        with self._lock, _silenced():
+
+        def ask() -> Any:
+            with _silenced():
+                return self._configuration.auth_settings().get("BearerToken")
+
+        with self._lock:
             try:
-                setting = self._configuration.auth_settings().get("BearerToken")
+                setting = _in_time(ask, self.context)
+            except CredentialsLate:
+                raise
             except Exception:  # the client's, which may hold what a plugin answered
                 said = f"the credentials of the context {self.context!r} cannot be renewed; log in again"
                 raise AccessError(said) from None
@@ -153,14 +169,21 @@ def _load_files(files: str, context: str | None, configuration: Any) -> tuple[st
         known = ", ".join(sorted(contexts)) or "none"
         what = f"no context {chosen!r}" if chosen else "no current-context"
         raise AccessError(f"the kube-config {files} has {what}; choose one of its contexts with --context: {known}")
-    with _silenced() as said:
-        try:
+
+    def load() -> list[str]:
+        with _silenced() as said:
             config.load_kube_config(files, context=chosen, client_configuration=configuration)
-        except Exception:
-            raise AccessError(
-                f"the context {chosen!r} of the kube-config {files} cannot be used: its cluster or user is missing or "
-                "incomplete, or a file that it names is not there"
-            ) from None
+            return said
+
+    try:
+        said = _in_time(load, chosen)
+    except CredentialsLate:
+        raise
+    except Exception:
+        raise AccessError(
+            f"the context {chosen!r} of the kube-config {files} cannot be used: its cluster or user is missing or "
+            "incomplete, or a file that it names is not there"
+        ) from None
     if said and not configuration.auth_settings() and not configuration.cert_file:
         reasons = [text.removeprefix("exec: ") for text in said if text.startswith(PLUGIN_FAILED)]
         because = f": {reasons[0]}" if reasons else ""
@@ -199,6 +222,37 @@ def _load_service_account(configuration: Any) -> tuple[str, str | None]:
         ) from error
     namespace = SERVICE_NAMESPACE.read_text(encoding="utf-8").strip() if SERVICE_NAMESPACE.exists() else None
     return IN_CLUSTER, namespace
+
+
+def _in_time(call: Callable[[], T], context: str) -> T:
+    """What a call of the client returns or raises that may run a program or ask a server for credentials.
+
+    The client waits for these without a limit. What takes too long is left behind in its thread: the program is a child
+    that nothing tells from others of this process.
+
+    Raises
+    ------
+    CredentialsLate
+        If it takes longer than `CREDENTIALS_LIMIT`.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    # A daemon: what is left behind must not keep the command from ending.
+    thread = threading.Thread(target=run, name="credentials", daemon=True)
+    thread.start()
+    thread.join(CREDENTIALS_LIMIT)
+    if thread.is_alive():
+        raise CredentialsLate(
+            f"the credentials of the context {context!r} did not come within {CREDENTIALS_LIMIT:g} s; see what the "
+            "program waits for that the kube-config names for them, or log in again"
+        )
+    return answer.result()
 
 
 @contextmanager

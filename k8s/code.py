@@ -13,10 +13,12 @@ REPOSITORY = f"{FOLDER}/repository"  # Git refuses a folder of another user, whi
 CREDENTIALS = ("username", "password")  # as Git asks for them
 SECRET_VOLUME = "code-credentials"
 SECRET_FOLDER = "/run/secrets/code"
+FETCH_LIMIT = 1800  # s
 
 # The password goes from a file to Git's standard input: it is in no argument, no variable and no URL. `printf` is a
 # part of the shell, and so is `echo`, but that reads a backslash as the beginning of a control character in some. Not
-# every server gives single commits away, hence the second fetch.
+# every server gives single commits away, hence the second fetch. One that took too long ends with 124, or with 143
+# where it is BusyBox's `timeout`, which becomes Git itself.
 FETCH = f"""\
 set -eu
 git init --quiet {REPOSITORY}
@@ -25,8 +27,18 @@ if [ -d {SECRET_FOLDER} ]; then
   git config credential.helper '!f() {{ test "$1" != get || for field in {" ".join(CREDENTIALS)}; do
     printf "%s=%s\\n" "$field" "$(cat {SECRET_FOLDER}/$field)"; done; }}; f'
 fi
-git fetch --quiet --depth 1 "$CODE_REPOSITORY" "$CODE_COMMIT" ||
-  git fetch --quiet "$CODE_REPOSITORY" '+refs/heads/*:refs/remotes/origin/*' '+refs/tags/*:refs/tags/*'
+fetch() {{
+  timeout "$CODE_FETCH_SECONDS" git fetch --quiet "$@" && return
+  code=$?
+  case $code in
+  124 | 143)
+    echo "$CODE_REPOSITORY did not give the code within $CODE_FETCH_SECONDS s; see whether pods reach that server" >&2
+    exit 1 ;;
+  esac
+  return $code
+}}
+fetch --depth 1 "$CODE_REPOSITORY" "$CODE_COMMIT" ||
+  fetch "$CODE_REPOSITORY" '+refs/heads/*:refs/remotes/origin/*' '+refs/tags/*:refs/tags/*'
 git -c advice.detachedHead=false checkout --quiet --detach "$CODE_COMMIT"
 echo "fetched $(git rev-parse HEAD)"
 """
@@ -89,6 +101,7 @@ def init_containers(values: Values) -> list[dict[str, Any]]:
     variables = {
         "CODE_REPOSITORY": values.code.repository,
         "CODE_COMMIT": values.code.commit,
+        "CODE_FETCH_SECONDS": str(FETCH_LIMIT),
         "GIT_TERMINAL_PROMPT": "0",
         "HOME": "/tmp",
     }

@@ -1,4 +1,5 @@
-"""How many workers a Job has: the change that gives it another number, and the number that follows a queue.
+"""How many workers a Job has: the change that gives it another number, the number that follows a queue, and when those
+that fail are no longer replaced.
 
 An index that is done never runs again, and the end of an Indexed Job may move only together with its parallelism: N
 workers are the first N indexes that are not done, and both numbers are the end of them.
@@ -16,6 +17,10 @@ from .job_state import JobState
 
 class ScalingError(KubernetesError, ValueError):
     """The Job cannot be given that number of workers."""
+
+
+class TooManyFailures(KubernetesError):
+    """Workers fail one after the other, so that others in their places would fail too."""
 
 
 @dataclass(frozen=True)
@@ -107,3 +112,47 @@ class Follower:
         over = state.done | state.failed
         kept = sum(index not in over for index in range(max(busy, default=-1) + 1))
         return min(present, max(kept, *(number for _, number in self._wanted)))
+
+
+class FailureCount:
+    """How many workers in a row have failed for good, so that what breaks all of them is not tried for ever.
+
+    The cluster ends the tries at an index (`retries`), but who follows a queue puts a new index in the place of one
+    that has failed. A worker that comes to its first task, or is done, begins the row anew: what breaks workers later
+    is counted against tasks, whose attempts are limited. Not for several threads.
+    """
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: how many may fail in a row."""
+        self._limit = limit
+        self._count = 0
+        self._last: JobState | None = None
+        self._known: set[int] = set()
+
+    def look(self, state: JobState, busy: frozenset[int] | set[int]) -> None:
+        """Count what has failed since the last look; what had failed before the first is not counted.
+
+        Parameters
+        ----------
+        busy : indexes whose workers are at a task.
+
+        Raises
+        ------
+        TooManyFailures
+            If more than `limit` workers in a row have failed.
+        """
+        last, self._last = self._last, state
+        # An index that was taken away is another worker when it comes again, and one that has failed may leave a lease.
+        present = set(range(state.completions)) - state.done - state.failed
+        at_work = busy & present
+        proven = (state.done - last.done if last else frozenset[int]()) | (at_work - self._known)
+        failed = state.failed - last.failed if last else frozenset[int]()
+        self._known = (self._known & present) | at_work
+        self._count = 0 if proven else self._count + len(failed)
+        if self._count > self._limit:
+            workers = "1 worker" if self._count == 1 else f"{self._count} workers"
+            raise TooManyFailures(
+                f"{workers} in a row of the Job {state.name} failed for good, the last at index {max(failed)}, and no "
+                "other came to its first task meanwhile: they are not replaced any more; see `trainloom k8s status` "
+                "and `trainloom k8s logs`, or allow more with --max-failures"
+            )

@@ -115,7 +115,7 @@ class Code(_Section):
     )
     username_key: str = Field(default="username", min_length=1, description="git: its key with the user")
     password_key: str = Field(default="password", min_length=1, description="git: its key with the password")
-    image: str | None = Field(default=None, description="git: an image with git and a shell")
+    image: str | None = Field(default=None, description="git: an image with git, a shell and timeout")
     claim: ObjectName | None = Field(default=None, description="pvc: of a PersistentVolume")
 
     @field_validator("packages")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.cli.arguments import seconds
-from pipeline.cli.context import is_terminal, open_session, print_json, print_table
+from pipeline.cli import refresh
+from pipeline.cli.context import open_session, print_json, print_table
 from pipeline.errors import PipelineError
 
 PACE = 2.0  # s between looks
@@ -27,15 +26,8 @@ def add_parser(subparsers: Any) -> None:
         description="The GPUs and MIG instances of this machine. A * marks those that this environment hides from "
         "CUDA (CUDA_VISIBLE_DEVICES).",
     )
-    parser.add_argument(
-        "--watch",
-        type=seconds,
-        nargs="?",
-        const=PACE,
-        metavar="S",
-        help=f"look again every S seconds ({PACE:.0f}) until Ctrl-C; with --json a document per look",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    refresh.add_watch_argument(parser, PACE)
+    parser.add_argument("--json", action="store_true", help="print JSON; with --watch one line per refresh")
     parser.set_defaults(action=_gpu)
 
 
@@ -44,21 +36,24 @@ def _gpu(args: argparse.Namespace) -> int:
 
     with ExitStack() as sessions:
         tasks = _Tasks(args, sessions)
-        if args.watch is None:
-            _print(listing(tasks), args.json)
-            return 0
-        try:
-            while True:
-                found = listing(tasks)
-                if is_terminal() and not args.json:
-                    _clear()
-                _print(found, args.json)
-                sys.stdout.flush()
-                if not found["gpus"]:
-                    return 0
-                time.sleep(max(args.watch, 0.1))
-        except KeyboardInterrupt:
-            return 0
+        if args.watch is not None:
+            return refresh.watch(_looks(tasks, args.watch), _print, as_json=args.json)
+        found = listing(tasks)
+        if args.json:
+            print_json(found)
+        else:
+            _print(found)
+        return 0
+
+
+def _looks(tasks: _Tasks, pace: float) -> Iterator[Mapping[str, Any]]:
+    """The GPUs again and again, until there are none."""
+    from pipeline.gpu_table import listing
+
+    for found in refresh.paced(lambda: listing(tasks), pace):
+        yield found
+        if not found["gpus"]:
+            return
 
 
 class _Tasks:
@@ -86,16 +81,7 @@ class _Tasks:
         return {row["pid"]: row["task"] for row in rows if row["host"] == host and row["pid"] in pids}
 
 
-def _clear() -> None:
-    from rich.console import Console
-
-    Console().clear()
-
-
-def _print(found: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(found)
-        return
+def _print(found: Mapping[str, Any]) -> None:
     if found["gpus"]:
         print_table(COLUMNS, (row for gpu in found["gpus"] for row in _rows(gpu)))
     else:

@@ -15,9 +15,11 @@ from pipeline.errors import ConfigurationError, PipelineError
 if TYPE_CHECKING:
     from k8s.api import Api
     from k8s.job_state import JobState
+    from k8s.scaling import FailureCount, Follower
 
 LOWEST, HIGHEST = 1, 100
 PATIENCE = 300.0  # s
+MAX_FAILURES = 10
 PACE = 15.0  # s between two looks
 SHORTEST = 0.1  # s
 
@@ -33,7 +35,8 @@ def add_parser(subparsers: Any) -> None:
         help="change the number of workers, once or as the queue grows and shrinks",
         description="Give a Job another number of workers. Those that are one too many save and give their tasks back; "
         "0 stops all and keeps the Job. With --follow as many as there are tasks, until Ctrl-C: more at once, fewer "
-        "only when fewer have been enough for a while, and never so few that a worker at a task is stopped.",
+        "only when fewer have been enough for a while, and never so few that a worker at a task is stopped. "
+        "Workers that fail for good are replaced, until too many in a row have failed (exit 1).",
     )
     parser.add_argument("number", type=at_least_zero, nargs="?", metavar="N", help="how many workers")
     add_workers_arguments(parser, group=True)
@@ -50,6 +53,14 @@ def add_parser(subparsers: Any) -> None:
         default=PATIENCE,
         metavar="S",
         help=f"with --follow, for how long fewer must be enough before there are fewer ({PATIENCE:.0f})",
+    )
+    parser.add_argument(
+        "--max-failures",
+        type=at_least_zero,
+        default=MAX_FAILURES,
+        metavar="N",
+        help="with --follow, how many workers may fail for good in a row, none coming to a task meanwhile, before they "
+        f"are no longer replaced ({MAX_FAILURES})",
     )
     parser.add_argument(
         "--interval",
@@ -110,17 +121,17 @@ def _workers(number: int) -> str:
 
 
 def _follow(args: argparse.Namespace, api: Api, name: str, tasks: Tasks) -> None:
-    """Follow the queue until the Job has ended or is gone."""
+    """Follow the queue until the Job has ended or is gone; raises where too many workers in a row have failed."""
     from k8s.api import ApiError
-    from k8s.scaling import Follower
+    from k8s.scaling import FailureCount, Follower
 
-    follower = Follower(args.min, args.max, args.patience)
+    follower, failures = Follower(args.min, args.max, args.patience), FailureCount(args.max_failures)
     print(f"{name} follows the queue with {args.min} to {args.max} workers, until Ctrl-C", flush=True)
     away = False
     began = False
     while True:
         try:
-            if not _look(api, name, tasks, follower):
+            if not _look(api, name, tasks, follower, failures):
                 return
             away, began = False, True
         except (ApiError, TasksUnknown) as error:
@@ -133,7 +144,7 @@ def _follow(args: argparse.Namespace, api: Api, name: str, tasks: Tasks) -> None
         time.sleep(max(SHORTEST, args.interval))
 
 
-def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
+def _look(api: Api, name: str, tasks: Tasks, follower: Follower, failures: FailureCount) -> bool:
     """Look once and change the number where that is due; False where there is nothing left to follow."""
     from k8s.job_state import job_state
     from k8s.pod_state import JOB_LABEL, pod_state
@@ -153,6 +164,7 @@ def _look(api: Api, name: str, tasks: Tasks, follower: Any) -> bool:
     pods = [pod_state(pod) for pod in api.list(POD, labels=f"{JOB_LABEL}={name}").items]
     at_work = by_pod(pods, held)
     busy = {pod.index for pod in pods if pod.name in at_work and pod.index is not None}
+    failures.look(job, busy)
     wanted = follower.wanted(time.monotonic(), job, demand.waiting + len(busy), busy)
     if scaling(job, wanted).patch:  # a queue may keep it suspended, whatever is wanted
         _change(api, job, wanted, why=f" (waiting tasks: {demand.waiting}, workers at one: {len(busy)})")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, redirect_stdout
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pipeline.cli.arguments import seconds
-from pipeline.cli.context import is_terminal, print_json, print_table
+from pipeline.cli import refresh
+from pipeline.cli.context import print_json, print_table
 from pipeline.cli.k8s_cluster import Tasks, add_workers_arguments, open_workers
 from pipeline.reporters.duration import lasting
 
@@ -37,14 +36,7 @@ def add_parser(subparsers: Any) -> None:
         "from the database. Without a database the pods alone.",
     )
     add_workers_arguments(parser)
-    parser.add_argument(
-        "--watch",
-        type=seconds,
-        nargs="?",
-        const=PACE,
-        metavar="S",
-        help=f"show it again whenever something changes, and every S seconds ({PACE:.0f}), until Ctrl-C",
-    )
+    refresh.add_watch_argument(parser, PACE, "whenever something changes, and every S seconds")
     parser.add_argument("--json", action="store_true", help="print JSON; with --watch one line per refresh")
     parser.set_defaults(action=_status)
 
@@ -56,10 +48,8 @@ def _status(args: argparse.Namespace) -> int:
     with ExitStack() as sessions:
         tasks = Tasks(args, sessions)
         if args.watch is not None:
-            try:
-                _follow(_looks(api, name, max(SHORTEST, args.watch)), api, tasks, as_json=args.json)
-            except KeyboardInterrupt:
-                return 0
+            looks = (_found(api, seen, tasks) for seen in _looks(api, name, max(SHORTEST, args.watch)))
+            return refresh.watch(looks, _print, as_json=args.json)
         found = _found(api, look(api, name), tasks)
         if args.json:
             print_json(found)
@@ -82,28 +72,6 @@ def _looks(api: Api, name: str | None, pace: float) -> Iterator[Overview]:
         yield overview(api, jobs.objects(), pods.objects())
         threading.Event().wait(SHORTEST)  # what changes together is shown together
         changed.wait(pace)
-
-
-def _follow(looks: Iterator[Overview], api: Api, tasks: Tasks, *, as_json: bool) -> None:
-    if as_json or not is_terminal():
-        for look in looks:
-            found = {"time": datetime.now(UTC), **_found(api, look, tasks)}
-            if as_json:
-                print_json(found, indent=None)
-            else:
-                print(f"{found['time']:%Y-%m-%d %H:%M:%S} UTC")
-                _print(found)
-                print(flush=True)
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
-        for look in looks:
-            with redirect_stdout(io.StringIO()) as drawn:
-                _print(_found(api, look, tasks))
-            live.update(Text(drawn.getvalue().rstrip(), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 def _found(api: Api, look: Overview, tasks: Tasks) -> dict[str, Any]:

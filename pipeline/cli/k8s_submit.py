@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli.arguments import at_least_one
 from pipeline.cli.context import print_json
 from pipeline.cli.k8s_cluster import Tasks, add_cluster_arguments, open_api
-from pipeline.cli.k8s_values import add_values_arguments, checked_objects, load_values
+from pipeline.cli.k8s_values import add_values_arguments, checked_objects, project_settings, values_over
 from pipeline.errors import ConfigurationError, PipelineError
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def _submit(args: argparse.Namespace) -> int:
     with ExitStack() as sessions:
         tasks = Tasks(args, sessions)
         is_auto, args.workers = args.workers == AUTO, None if args.workers == AUTO else args.workers
-        values = load_values(args)
+        settings = project_settings(args)
+        values = values_over(settings, args)
         demand = tasks.demand()
         if is_auto:
             number = _number(values, demand, tasks.problem, args.max_workers)
@@ -66,7 +67,7 @@ def _submit(args: argparse.Namespace) -> int:
                 print("no task waits, so no worker is brought", file=sys.stderr)
                 return 0
             args.workers = number
-            values = load_values(args)
+            values = values_over(settings, args)
     api = open_api(args, values.namespace)
     values = values.model_copy(update={"namespace": api.cluster.namespace})
     objects = checked_objects(args, values)

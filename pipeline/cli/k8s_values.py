@@ -60,18 +60,42 @@ def load_values(args: argparse.Namespace) -> Values:
     k8s.values.ValuesError, ConfigurationError
         If one of them is wrong.
     """
+    return values_over(project_settings(args), args)
+
+
+def project_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of this project that hold for pods too; which of them stay here goes to standard error.
+
+    Raises
+    ------
+    k8s.values.ValuesError, ConfigurationError
+        If a value or a setting is wrong.
+    """
     from k8s.values import Values
     from pipeline import pod_settings
 
-    overrides = _overrides(args)
-    given = Values.load(args.values, overrides)
+    given = Values.load(args.values, _overrides(args))
     secret = {variable for item in given.secrets or () for variable in item.env}
     shared, withheld = pod_settings.shared_settings(
         load_settings(args), given=setting_names(args), secret=secret, config=config_file(args)
     )
     for name in withheld:
         print(f"{name} holds a password and stays here; pods get it from a Secret", file=sys.stderr)
-    values = Values.load(args.values, overrides, defaults={"settings": shared})
+    return shared
+
+
+def values_over(settings: dict[str, Any], args: argparse.Namespace) -> Values:
+    """The values that the arguments give, over `project_settings`.
+
+    Raises
+    ------
+    k8s.values.ValuesError, ConfigurationError
+        If one of them is wrong.
+    """
+    from k8s.values import Values
+    from pipeline import pod_settings
+
+    values = Values.load(args.values, _overrides(args), defaults={"settings": settings})
     pod_settings.check(values.settings, "settings")
     for name, group in values.jobs().items():
         pod_settings.check({**values.settings, **group.settings}, f"settings of {name}")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from pipeline.cli import refresh
 from pipeline.cli.arguments import seconds
-from pipeline.cli.context import is_terminal, open_session, print_json, print_table
+from pipeline.cli.context import open_session, print_json, print_table
 from pipeline.cli.other_tasks import KINDS, other_tasks, print_counts, print_running
 from pipeline.reporters.duration import lasting
 
@@ -24,7 +21,6 @@ logger = logging.getLogger("trainloom")
 RECENT = 10
 """How many failed tasks are shown."""
 INTERVAL = 2.0  # s between two refreshes
-SHORTEST = 0.1  # s
 
 
 def add_parser(subparsers: Any) -> None:
@@ -49,7 +45,7 @@ def _status(args: argparse.Namespace) -> int:
         if not args.json:
             code_changes.warn_if_changed(logger)
         if args.live:
-            _follow(session, max(SHORTEST, args.interval), as_json=args.json)
+            refresh.show(refresh.paced(lambda: _found(session), args.interval), _print, as_json=args.json)
         found = _found(session)
         changed = code_changes.changed_results() if args.json else {}
     if args.json:
@@ -80,30 +76,6 @@ def _print(found: Mapping[str, Any]) -> None:
     for kind in KINDS:
         print_running(kind, found[kind]["workers"], _lasting)
     _print_failed([*found["errors"], *(row for kind in KINDS for row in found[kind]["errors"])])
-
-
-def _follow(session: Session, interval: float, *, as_json: bool) -> NoReturn:
-    """Show it again and again, until this process is interrupted."""
-    if as_json or not is_terminal():
-        while True:
-            found = {"time": datetime.now(UTC), **_found(session)}
-            if as_json:
-                print_json(found, indent=None)
-            else:
-                print(f"{found['time']:%Y-%m-%d %H:%M:%S} UTC")
-                _print(found)
-                print(flush=True)
-            time.sleep(interval)
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
-        while True:
-            with redirect_stdout(io.StringIO()) as drawn:
-                _print(_found(session))
-            live.update(Text(drawn.getvalue().rstrip(), no_wrap=True, overflow="ellipsis"), refresh=True)
-            time.sleep(interval)
 
 
 def _print_workers(workers: Sequence[Mapping[str, Any]]) -> None:

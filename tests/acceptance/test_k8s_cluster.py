@@ -239,6 +239,17 @@ def test_as_many_workers_come_as_tasks_wait(
     assert (told, errors) == ("", "no task waits, so no worker is brought\n")
 
 
+def test_what_stays_here_is_said_once_though_the_values_are_read_twice(
+    fake_cluster: FakeCluster, k8s: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write_values(tmp_path, secrets=None)
+    monkeypatch.setenv("TRAINLOOM_DATABASE_URL", "postgresql://me:hunter2@db.example/lab")
+    monkeypatch.setattr(Tasks, "demand", lambda _: Demand(pending=5, retry=0, running=0))
+    told, errors = k8s("submit", "-f", "values.yaml", "--workers", "auto", "--dry-run")
+    assert "5 workers (trainloom)" in told
+    assert errors == "database_url holds a password and stays here; pods get it from a Secret\n"
+
+
 def test_how_many_workers_cannot_be_told_without_a_database(fake_cluster: FakeCluster, k8s: Command) -> None:
     _, errors = k8s("submit", "-f", "values.yaml", "--workers", "auto", code=1)
     assert "--workers auto counts the waiting tasks, and they are not known: no database is set" in errors
@@ -490,6 +501,29 @@ def test_the_number_of_workers_follows_the_queue(
         assert process.stderr.read() == "trainloom keeps the workers it has\n"
     fake_cluster.put(JOBS, {**fake_cluster.objects[JOBS, "trainloom"], "status": COMPLETE})
     assert "trainloom has ended (Complete), there is nothing left to follow" in k8s("scale", "--follow")[0]
+
+
+def test_workers_that_fail_again_and_again_are_not_replaced_for_ever(
+    fake_cluster: FakeCluster, k8s: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring(fake_cluster)
+    looks = iter(range(50))
+
+    def demand(tasks: Tasks) -> Demand:
+        """Three tasks wait, and with each look one worker more has failed for good, of all but one."""
+        failed = f"1-{1 + next(looks)}"
+        fake_cluster.put(JOBS, {**fake_cluster.objects[JOBS, "trainloom"], "status": {"failedIndexes": failed}})
+        return Demand(pending=3, retry=0, running=0)
+
+    monkeypatch.setattr(Tasks, "demand", demand)
+    monkeypatch.setattr(Tasks, "held", lambda _: [])
+    _, errors = k8s("scale", "--follow", "--interval", "0", "--max-failures", "4", code=1)
+    assert errors == (
+        "error: 5 workers in a row of the Job trainloom failed for good, the last at index 5, and no other came to its "
+        "first task meanwhile: they are not replaced any more; see `trainloom k8s status` and `trainloom k8s logs`, or "
+        "allow more with --max-failures\n"
+    )
+    assert fake_cluster.objects[JOBS, "trainloom"]["spec"]["completions"] == 3 + 4
 
 
 # Deletion

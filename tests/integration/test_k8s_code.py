@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -106,7 +107,9 @@ def rendered(**given: str) -> list[dict[str, Any]]:
 class Fetched:
     """What the init container's script left behind."""
 
-    def __init__(self, folder: Path, repository: str, commit: str, credentials: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, repository: str, commit: str, credentials: dict[str, str], **variables: str
+    ) -> None:
         self.folder = folder / "code"
         self.log = folder / "processes"
         secret, tools = folder / "secret", folder / "bin"
@@ -122,7 +125,7 @@ class Fetched:
         *shell, script = init["command"]
         script = script.replace(code.REPOSITORY, str(self.folder)).replace(code.SECRET_FOLDER, str(secret))
         given = {item["name"]: item["value"] for item in init["env"]}
-        env = {**given, "HOME": str(folder), "CODE_REPOSITORY": repository, "CODE_COMMIT": commit}
+        env = {**given, "HOME": str(folder), "CODE_REPOSITORY": repository, "CODE_COMMIT": commit, **variables}
         env["PATH"] = f"{tools}:{os.environ['PATH']}"
         self.done = subprocess.run([*shell, script], env=env, capture_output=True, text=True, check=False)
 
@@ -160,6 +163,16 @@ def test_a_commit_that_is_not_there_fails(tmp_path: Path, server: tuple[str, lis
     fetched = Fetched(tmp_path, server[0], "f" * 40, {"username": USER, "password": PASSWORD})
     assert fetched.done.returncode != 0
     assert not (fetched.folder / "lab.py").exists()
+
+
+def test_a_server_that_does_not_answer_is_given_up_and_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/lab.git"
+        fetched = Fetched(tmp_path, address, "f" * 40, {}, CODE_FETCH_SECONDS="1")
+    assert fetched.done.returncode == 1
+    assert fetched.done.stderr == f"{address} did not give the code within 1 s; see whether pods reach that server\n"
+    commands = fetched.log.read_text().splitlines()
+    assert len([line for line in commands if line.startswith("fetch ")]) == 1
 
 
 def test_what_git_said_stays_with_a_pod_that_failed() -> None:

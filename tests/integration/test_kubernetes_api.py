@@ -6,6 +6,7 @@ The whole module runs with other versions of the client too: see `test_kubernete
 from __future__ import annotations
 
 import json
+import os
 import threading
 import traceback
 from pathlib import Path
@@ -138,6 +139,39 @@ def test_a_credential_plugin_is_asked_and_its_failure_told(
     with pytest.raises(AccessError, match="credentials gave none: process returned 1. your session has expired"):
         Cluster.load()
     assert caplog.records == []
+
+
+def test_a_credential_plugin_that_does_not_answer_is_given_up(
+    fake_cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    released = tmp_path / "released"
+    os.mkfifo(released)
+    plugin = tmp_path / "login"
+    plugin.write_text(f"#!/bin/sh\nread answer < {released}\necho {TOKEN} >&2\nexit 1\n")
+    plugin.chmod(0o755)
+    entry = {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin)}
+    fake_cluster.write_kubeconfig(tmp_path / "kubeconfig", exec=entry)
+    monkeypatch.setattr(cluster, "CREDENTIALS_LIMIT", 0.5)
+    said = "the credentials of the context 'lab-context' did not come within 0.5 s; see what the program waits for that"
+    with pytest.raises(AccessError, match=said):
+        Cluster.load()
+    (left,) = [thread for thread in threading.enumerate() if thread.name == "credentials"]
+    released.write_text("\n")  # what is said after that is shown nowhere either
+    left.join()
+    assert caplog.records == []
+
+
+def test_credentials_that_are_not_renewed_in_time_are_given_up(
+    fake_cluster: FakeCluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(cluster, "CREDENTIALS_LIMIT", 0.1)
+    monkeypatch.setattr(api.cluster._configuration, "auth_settings", released.wait)
+    try:
+        with pytest.raises(AccessError, match="the credentials of the context 'lab-context' did not come within 0.1 s"):
+            api.version()
+    finally:
+        released.set()
 
 
 def test_credentials_that_cannot_be_renewed_are_said_and_not_shown(

@@ -109,7 +109,7 @@ def test_without_gpus_it_says_why(rest: dict[str, Any], reason: str, capsys: pyt
     with driver(**rest):
         assert main(["gpu", "--watch"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("no GPU can be used here, trainings run on the CPU\n")
+    assert told.partition(" UTC\n")[2].startswith("no GPU can be used here, trainings run on the CPU\n")
     assert reason in told
 
 
@@ -150,11 +150,9 @@ def test_watching_goes_on_until_it_is_interrupted(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", WATCH], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process,
     ):
         assert process.stdout is not None
-        looks = 0
-        for line in process.stdout:
-            looks += line == "}\n"
-            if looks == 3:
-                process.send_signal(signal.SIGINT)
-                break
+        looks = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert [gpu["name"] for look in looks for gpu in look["gpus"]] == [FIRST.name] * 3
+        assert all("time" in look for look in looks)
+        process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait() == 0

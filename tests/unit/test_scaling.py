@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from k8s.job_state import JobState, job_state
-from k8s.scaling import Follower, ScalingError, scaling
+from k8s.scaling import FailureCount, Follower, ScalingError, TooManyFailures, scaling
 
 
 def state(workers: int = 4, *, done: str = "", failed: str = "", **rest: Any) -> JobState:
@@ -106,3 +106,68 @@ def test_a_suspended_job_is_taken_up_when_tasks_come() -> None:
 def test_limits_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ScalingError, match="the lowest number of workers, 5, is above the highest, 3"):
         Follower(5, 3, 0)
+
+
+def test_workers_that_fail_one_after_the_other_are_not_replaced_for_ever() -> None:
+    failures = FailureCount(2)
+    failures.look(state(3), set())
+    failures.look(state(4, failed="0"), set())
+    failures.look(state(5, failed="0-1"), set())
+    with pytest.raises(TooManyFailures, match="3 workers in a row of the Job work failed .* the last at index 4"):
+        failures.look(state(6, failed="0-1,4"), set())
+
+
+def test_workers_that_all_fail_at_once_are_not_replaced_either() -> None:
+    failures = FailureCount(2)
+    failures.look(state(9), set())
+    with pytest.raises(TooManyFailures, match="7 workers in a row"):
+        failures.look(state(9, failed="0-6"), set())
+
+
+def test_failures_from_before_it_was_looked_are_not_counted() -> None:
+    failures = FailureCount(0)
+    failures.look(state(9, failed="0-6"), set())
+    failures.look(state(16, failed="0-6"), set())
+    with pytest.raises(TooManyFailures, match="1 worker in a row"):
+        failures.look(state(16, failed="0-7"), set())
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "busy"), [(state(5, failed="0-2"), {3}), (state(5, failed="0-2", done="3"), set())]
+)
+def test_a_worker_that_comes_to_a_task_or_is_done_begins_the_row_anew(meanwhile: JobState, busy: set[int]) -> None:
+    failures = FailureCount(2)
+    failures.look(state(5), set())
+    failures.look(state(5, failed="0-1"), set())
+    failures.look(meanwhile, busy)
+    failures.look(state(7, failed="0-2,4-5"), busy)
+    with pytest.raises(TooManyFailures):
+        failures.look(state(7, failed="0-2,4-6"), busy)
+
+
+def test_a_worker_that_came_to_a_task_before_says_nothing_of_those_that_came_later() -> None:
+    failures = FailureCount(2)
+    failures.look(state(5), {0})
+    failures.look(state(5, failed="1"), {0})
+    failures.look(state(5, failed="1-2"), set())
+    with pytest.raises(TooManyFailures):
+        failures.look(state(5, failed="1-3"), {0})
+
+
+def test_an_index_that_is_taken_away_and_comes_again_is_a_new_worker() -> None:
+    failures = FailureCount(1)
+    failures.look(state(3), {2})
+    failures.look(state(3, failed="0"), {2})
+    failures.look(state(2, failed="0"), set())
+    failures.look(state(3, failed="0"), {2})
+    failures.look(state(3, failed="0-1"), {2})
+    with pytest.raises(TooManyFailures):
+        failures.look(state(4, failed="0-1,3"), {2})
+
+
+def test_the_lease_that_a_failed_worker_has_left_behind_is_no_sign_of_another_one() -> None:
+    failures = FailureCount(1)
+    failures.look(state(3), set())
+    failures.look(state(3, failed="0"), {0})
+    with pytest.raises(TooManyFailures):
+        failures.look(state(3, failed="0-1"), {0})
