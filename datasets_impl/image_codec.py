@@ -16,7 +16,6 @@ ENCODERS = (JPEG, PNG, RAW, SOURCE)
 KEEP, APPLY, DROP = "keep", "apply", "drop"
 EXIF_CHOICES = (KEEP, APPLY, DROP)
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-ORIENTATION = 0x0112  # the EXIF tag that says how to turn an image upright
 # What Pillow raises for a file that is no image, is cut off, damaged or too large to be meant.
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
