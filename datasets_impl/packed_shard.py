@@ -131,3 +131,35 @@ class PackedShard:
             return np.memmap(self.path, dtype, "r", offset, shape).view(np.ndarray)
         except (OSError, ValueError) as error:
             raise DatasetError(f"{self.path} is missing or damaged ({error}): copy or pack it again.") from error
+
+
+def _hdf5_places(path: Path) -> Iterable[tuple[str, tuple[int | None, np.dtype, tuple[int, ...]]]]:
+    places: list[tuple[str, tuple[int | None, np.dtype, tuple[int, ...]]]] = []
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            offset = item.id.get_offset()  # None where nothing was written, which is where there is nothing
+            if offset is None and item.size:
+                raise ValueError(f"the array {name} does not lie whole in the file")
+            places.append((name, (offset, item.dtype, item.shape)))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return places
+
+
+def _npz_places(path: Path) -> Iterator[tuple[str, tuple[int | None, np.dtype, tuple[int, ...]]]]:
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            if member.filename.endswith(".npy") and member.compress_type == zipfile.ZIP_STORED:
+                yield member.filename.removesuffix(".npy"), _npy_place(file, member)
+
+
+def _npy_place(file: BinaryIO, member: zipfile.ZipInfo) -> tuple[int, np.dtype, tuple[int, ...]]:
+    file.seek(member.header_offset)
+    header = file.read(_LOCAL_HEADER)
+    # The lengths of name and extra field of the local header: the central directory may have others.
+    file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+    np.lib.format.read_magic(file)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    return file.tell(), dtype, shape
