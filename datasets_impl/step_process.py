@@ -20,6 +20,7 @@ from multiprocessing.reduction import DupFd
 from queue import SimpleQueue
 from typing import Any
 
+from datasets_impl.allocator import keep_freed_memory
 from datasets_impl.errors import StreamingError
 from datasets_impl.memory_segment import SegmentPool, SpareSegments
 from datasets_impl.object_channel import ObjectChannel, Parcel, PeerGoneError, UnreadableMessageError
@@ -84,6 +85,7 @@ def main(recipe: WorkerRecipe) -> None:
     # Ctrl-C in a terminal reaches every process of it; what follows from it, the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _send_logs(recipe)
     pool = SegmentPool(recipe.spare)

@@ -12,9 +12,9 @@ from pymongo import ASCENDING, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import AutoReconnect, OperationFailure
 
-# Bytes of chunks asked for at a time; a download holds two answers in memory. With smaller ones the thread that asks
-# and the one that reads wait for each other too often.
-ANSWER = 16 << 20
+# Bytes of chunks asked for at a time: so few that a chunk is still in the processor's cache when it is hashed and
+# written. A download holds two answers in memory.
+ANSWER = 3 << 20
 CHUNKS_PER_ANSWER = 1_000  # at most, of small ones
 
 
@@ -48,7 +48,8 @@ class ChunkReader:
         self._rest: bytes | memoryview = b""
         self._answer: deque[dict[str, Any]] = deque()
         self._thread: ThreadPoolExecutor | None = None
-        self._next_answer: Future[list[dict[str, Any]]] | None = None
+        self._asked: deque[Future[list[dict[str, Any]]]] = deque()
+        self._unasked = 0  # the first chunk that was not asked for
 
     def read(self, size: int = -1, /) -> bytes | memoryview:
         """At most `size` bytes, not across the end of a chunk; none at the end of the file."""
@@ -67,7 +68,8 @@ class ChunkReader:
 
     def _forget(self) -> None:
         self._answer.clear()
-        self._next_answer = None
+        self._asked.clear()
+        self._unasked = self._number
 
     def _next(self) -> bytes:
         due = min(self._chunk_size, self._length - self._number * self._chunk_size)
@@ -84,36 +86,34 @@ class ChunkReader:
 
     def _fetch(self, due: int) -> bytes:
         """The next chunk, of `due` bytes; the last only if none follows."""
-        left = -(-self._length // self._chunk_size) - self._number
         if not self._answer:
-            self._answer.extend(self._following(left))
+            self._answer.extend(self._following())
         chunk = self._answer.popleft() if self._answer else None
         if chunk is None or chunk["n"] != self._number:
             raise CorruptGridFile(f"chunk {self._number} is missing")
         data: bytes = chunk.get("data", b"")
         if len(data) != due:
             raise CorruptGridFile(f"chunk {self._number} has {len(data)} bytes instead of {due}")
-        if left == 1 and self._answer:
+        if self._answer and (self._number + 1) * self._chunk_size >= self._length:
             raise CorruptGridFile(f"chunks follow the last one, {self._number}")
         return data
 
-    def _following(self, left: int) -> list[dict[str, Any]]:
-        """The next answer, while `left` chunks are due; the one after it is asked for at once."""
-        ahead = self._next_answer
-        answer = self._ask(self._number, left) if ahead is None else ahead.result()
-        self._next_answer = None
-        if 0 < len(answer) < left:
-            if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="download")
-            following = self._number + len(answer)
-            self._next_answer = self._thread.submit(self._ask, following, left - len(answer))
-        return answer
-
-    def _ask(self, number: int, left: int) -> list[dict[str, Any]]:
-        """Chunks from a number on, of which `left` are due; with the last of them one that follows, which must not be
-        there."""
+    def _following(self) -> list[dict[str, Any]]:
+        """The next answer; the one after it is asked for at once."""
+        total = -(-self._length // self._chunk_size)
         several = max(1, min(ANSWER // self._chunk_size, CHUNKS_PER_ANSWER))
-        count = left + 1 if left <= several else several
+        if total <= several:
+            return self._ask(0, total, last=True)
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="download")
+        while len(self._asked) < 2 and self._unasked < total:
+            count = min(several, total - self._unasked)
+            self._asked.append(self._thread.submit(self._ask, self._unasked, count, self._unasked + count == total))
+            self._unasked += count
+        return self._asked.popleft().result()
+
+    def _ask(self, number: int, count: int, last: bool) -> list[dict[str, Any]]:
+        """So many chunks from a number on; with the last of them one that follows, which must not be there."""
         wanted = {"files_id": self._upload, "n": {"$gte": number}}
         # A negative limit: the server keeps no cursor.
-        return list(self._chunks.find(wanted, {"n": 1, "data": 1}).sort("n", ASCENDING).limit(-count))
+        return list(self._chunks.find(wanted, {"n": 1, "data": 1}).sort("n", ASCENDING).limit(-(count + last)))
