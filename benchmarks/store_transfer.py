@@ -39,14 +39,10 @@ def measure(pairs: int) -> list[Comparison | Check]:
 def _beside_the_driver(store: Any, pairs: int) -> list[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         transfers = _Transfers(store, Path(folder))
-        programs: dict[str, Program] = {
-            "put": transfers.put,
-            "raw put": transfers.put_raw,
-            "again": transfers.put_again,
-            "get": transfers.get,
-            "raw get": transfers.get_raw,
-        }
-        rates = interleave(programs, pairs)
+        uploads: dict[str, Program] = {"put": transfers.put, "raw put": transfers.put_raw, "again": transfers.put_again}
+        downloads: dict[str, Program] = {"get": transfers.get, "raw get": transfers.get_raw}
+        # One after the other: the server is busy for a while with what was uploaded.
+        rates = {**interleave(uploads, pairs), **interleave(downloads, pairs)}
     megabytes = f"{SIZE >> 20} MiB"
     return [
         Comparison(
@@ -109,7 +105,7 @@ class _Transfers:
 
     def put(self, _: int) -> float:
         self._store.delete(self._sha256)
-        return _rate(lambda: self._store.put(self._file))
+        return self._settled(lambda: self._store.put(self._file))
 
     def put_raw(self, _: int) -> float:
         self._raw.delete(self._raw_id)
@@ -117,20 +113,33 @@ class _Transfers:
         def upload() -> None:
             self._raw_id = self._put_raw()
 
-        return _rate(upload)
+        return self._settled(upload)
 
     def put_again(self, _: int) -> float:
         self._store.put(self._file)  # whatever ran before
         return _rate(lambda: self._store.put(self._file))
 
     def get(self, _: int) -> float:
-        self._store.put(self._file)
-        with self._store.open(self._sha256) as stream, self._copy.open("wb") as copy:
-            return _rate(lambda: shutil.copyfileobj(stream, copy, PIECE))
+        return self._warm(self._copied)
 
     def get_raw(self, _: int) -> float:
+        return self._warm(lambda copy: self._raw.download_to_stream(self._raw_id, copy))
+
+    def _copied(self, copy: BinaryIO) -> None:
+        with self._store.open(self._sha256) as stream:
+            shutil.copyfileobj(stream, copy, PIECE)
+
+    def _settled(self, upload: Callable[[], object]) -> float:
+        """An upload when the server has written what came before."""
+        self._store._database.client.admin.command("fsync")
+        return _rate(upload)
+
+    def _warm(self, download: Callable[[BinaryIO], object]) -> float:
+        """A download of what the server has read just now: its cache holds no two objects of this size."""
         with self._copy.open("wb") as copy:
-            return _rate(lambda: self._raw.download_to_stream(self._raw_id, copy))
+            download(copy)
+        with self._copy.open("wb") as copy:
+            return _rate(lambda: download(copy))
 
     def _put_raw(self) -> Any:
         file: BinaryIO

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -15,7 +16,7 @@ from .errors import StoreUnavailable, UploadSwept
 from .interface import Unfinished
 from .mongo_errors import DUPLICATE_KEY, LOOK, PASSING, MongoErrors
 
-CHUNKS_PER_INSERT = 8  # chunk documents sent at a time: what an upload holds in memory
+CHUNKS_PER_INSERT = 8  # chunk documents sent at a time; an upload holds twice as many in memory
 UPLOADS_PER_LOOK = 1000  # uploads looked up at a time
 FILES = {"metadata.swept": {"$exists": False}}  # the file documents that are no marks of swept uploads
 
@@ -49,20 +50,33 @@ class Chunks:
         UploadSwept
             If chunks are not there any more at the end.
         """
-        batch: list[dict[str, Any]] = []
         count = 0
-        for data in _chunked(pieces, self._size):
-            batch.append({"files_id": upload, "n": count, "data": Binary(data)})
-            count += 1
-            if len(batch) == CHUNKS_PER_INSERT:
-                self.insert(batch)
-                batch = []
-        if batch:
-            self.insert(batch)
+        batches = self._batches(upload, pieces)
+        with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
+            inserting: Future[None] | None = None
+            for batch in batches:  # read and hashed while the one before it is inserted
+                count += len(batch)
+                if inserting is not None:
+                    inserting.result()
+                elif len(batch) < CHUNKS_PER_INSERT:
+                    self.insert(batch)  # all of a small object
+                    break
+                inserting = thread.submit(self.insert, batch)
+            if inserting is not None:
+                inserting.result()
         # A garbage collection may have taken a slow upload for a dead one, a replica set may have lost what a URL
         # with a weak write concern did not wait for.
         if count > CHUNKS_PER_INSERT and self._count(upload) != count:
             raise UploadSwept(self._errors.where())
+
+    def _batches(self, upload: ObjectId, pieces: Iterable[bytes]) -> Iterator[list[dict[str, Any]]]:
+        """The chunk documents of an upload, as many together as are inserted at a time."""
+        numbered = enumerate(_chunked(pieces, self._size))
+        while batch := [
+            {"files_id": upload, "n": number, "data": Binary(data)}
+            for number, data in islice(numbered, CHUNKS_PER_INSERT)
+        ]:
+            yield batch
 
     def _count(self, upload: ObjectId) -> int:
         return self._errors.patiently(lambda: self._chunks.count_documents({"files_id": upload}))

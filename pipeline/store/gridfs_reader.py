@@ -14,7 +14,7 @@ from pymongo.errors import AutoReconnect, OperationFailure
 
 # Bytes of chunks asked for at a time: so few that a chunk is still in the processor's cache when it is hashed and
 # written. A download holds two answers in memory.
-ANSWER = 3 << 20
+ANSWER = 12 << 20
 CHUNKS_PER_ANSWER = 1_000  # at most, of small ones
 
 
@@ -102,8 +102,8 @@ class ChunkReader:
         """The next answer; the one after it is asked for at once."""
         total = -(-self._length // self._chunk_size)
         several = max(1, min(ANSWER // self._chunk_size, CHUNKS_PER_ANSWER))
-        if total <= several:
-            return self._ask(0, total, last=True)
+        if not self._asked and total - self._number <= several:
+            return self._ask(self._number, total - self._number, last=True)
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="download")
         while len(self._asked) < 2 and self._unasked < total:

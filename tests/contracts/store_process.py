@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import resource
 import sys
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +26,25 @@ def open_store(factory: str, argument: str) -> Store:
     return GridFSStore(lambda: pymongo.MongoClient(uri)[database])
 
 
-class GatedStream(io.BytesIO):
-    """Stops once in the second pass (the upload), after `gate` bytes: prints "halted" and waits for a line."""
+SENT = 8 << 20  # bytes that a store sends together
 
-    def __init__(self, content: bytes, gate: int) -> None:
+
+class GatedStream(io.BytesIO):
+    """Stops once in the second pass (the upload), after `gate` bytes and when it has `begun`: prints "halted" and waits
+    for a line."""
+
+    def __init__(self, content: bytes, gate: int, begun: Callable[[], bool]) -> None:
         super().__init__(content)
         self._gate: int | None = gate
+        self._begun = begun
         self._passes = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._passes += self.tell() == 0
         if self._passes == 2 and self._gate is not None and self.tell() >= self._gate:
             self._gate = None
+            while not self._begun():
+                time.sleep(0.01)
             _halt()
         return super().read(size)
 
@@ -46,7 +55,11 @@ def peak_memory() -> int:
 
 
 def put_gated(store: Store, path: str, gate: str) -> Any:
-    return store.put(GatedStream(Path(path).read_bytes(), int(gate))).sha256
+    def begun() -> bool:
+        """Whether something is stored of what was read so far, if that is enough to be sent."""
+        return int(gate) < SENT or any(store.unfinished(store.now() + timedelta(hours=1)))
+
+    return store.put(GatedStream(Path(path).read_bytes(), int(gate), begun)).sha256
 
 
 def halt_at(store: Any, point: str) -> None:

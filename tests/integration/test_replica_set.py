@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -129,7 +130,9 @@ class LostPrimary:
 
     def __init__(self, lose: Callable[[], None], kind: str, stage: str) -> None:
         self._lose, self._when = lose, (kind, stage)
-        self._upload = threading.local()  # checkpoints are uploaded by a side thread
+        self._begun = threading.local()  # checkpoints are uploaded by a side thread
+        self._kinds: dict[Any, str] = {}  # by upload
+        self._batches: Counter[Any] = Counter()
         self.happened = False
 
     def at(self, kind: str, stage: str) -> None:
@@ -138,25 +141,32 @@ class LostPrimary:
             self._lose()
 
     def begin(self, kind: str) -> None:
-        self._upload.kind, self._upload.batches = kind, 0
+        self._begun.kind = kind
 
-    def next_batch(self) -> None:
-        self._upload.batches = getattr(self._upload, "batches", 0) + 1
-        if self._upload.batches == 2:
-            self.at(self._upload.kind, "chunks")
+    def write(self, upload: Any) -> None:
+        self._kinds[upload] = self._begun.kind
+
+    def next_batch(self, upload: Any) -> None:
+        self._batches[upload] += 1
+        if self._batches[upload] == 2 and upload in self._kinds:
+            self.at(self._kinds[upload], "chunks")
 
 
 def watch(lost: LostPrimary, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let it know of every step of the uploads that follow."""
-    upload, insert_chunks = GridFSStore._upload, Chunks.insert
+    upload, write, insert_chunks = GridFSStore._upload, Chunks.write, Chunks.insert
     publish, publish_together = GridFSStore._publish, GridFSStore._publish_together
 
     def begun(self: Any, pieces: Any, kind: str) -> Any:
         lost.begin(kind)
         return upload(self, pieces, kind)
 
+    def written(self: Any, number: Any, pieces: Any) -> Any:
+        lost.write(number)
+        return write(self, number, pieces)
+
     def inserted(self: Any, batch: Any) -> Any:
-        lost.next_batch()
+        lost.next_batch(batch[0]["files_id"])
         return insert_chunks(self, batch)
 
     def published(self: Any, chunks: Any, sha256: str, size: int, kind: str) -> Any:
@@ -169,6 +179,7 @@ def watch(lost: LostPrimary, monkeypatch: pytest.MonkeyPatch) -> None:
         return publish_together(self, uploads, contents)
 
     monkeypatch.setattr(GridFSStore, "_upload", begun)
+    monkeypatch.setattr(Chunks, "write", written)
     monkeypatch.setattr(Chunks, "insert", inserted)
     monkeypatch.setattr(GridFSStore, "_publish", published)
     monkeypatch.setattr(GridFSStore, "_publish_together", published_together)
