@@ -240,7 +240,8 @@ class JobSimulator:
             else:
                 found[variable["name"]] = variable["value"]
         mounts = {mount["mountPath"]: folder / mount["name"] for mount in container["volumeMounts"]}
-        return {variable: _moved(value, mounts) for variable, value in found.items()}
+        moved = {variable: _moved(value, mounts) for variable, value in found.items()}
+        return {**moved, "PATH": found["PATH"]}  # of this machine, whatever is mounted over it
 
 
 def _moved(value: str, mounts: Mapping[str, Path]) -> str:

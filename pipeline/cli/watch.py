@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 2.0  # s between two looks
 SHORTEST = 0.1  # s
-LAST_EVENTS = 5.0  # s after the end in which the last events may come: workers send them about once a second
+LAST_EVENTS = 10.0  # s after the end in which the last events may come: workers send them about once a second
 EARLIER = 10  # epochs from before that are printed at the beginning
 FAILED = 1
 
@@ -61,17 +61,19 @@ def _watch(args: argparse.Namespace) -> int:
 
 
 def _looks(followed: FollowedTraining, interval: float) -> Iterator[Look]:
-    """One look after the other until the training has ended and its last events are there."""
-    tested = False
-    while True:
+    """One look after the other until the training has ended and its last events are there; one that had ended before,
+    and of which there are none any more, is not waited for."""
+    look = followed.look()
+    tested = _has_test(look)
+    late = not look.ended or bool(followed.curve.epochs)  # events may still come
+    yield look
+    while not look.ended:
+        time.sleep(interval)
         look = followed.look()
         tested = tested or _has_test(look)
         yield look
-        if look.ended:
-            break
-        time.sleep(interval)
     limit = time.monotonic() + LAST_EVENTS
-    while look.state == "finished" and followed.curve.epochs and not tested and time.monotonic() < limit:
+    while look.state == "finished" and late and not tested and time.monotonic() < limit:
         time.sleep(min(interval, 1.0))
         look = followed.look()
         tested = _has_test(look)
