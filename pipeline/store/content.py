@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
-from .background_digest import BackgroundDigest
 from .errors import ContentChanged
 
 PIECE = 1 << 20  # bytes copied and handed to a store at a time
@@ -45,15 +44,12 @@ class Pieces:
 
     def __iter__(self) -> Iterator[bytes]:
         """Raises `ContentChanged` after the last piece if they do not hash to what was expected."""
-        digest = BackgroundDigest()
-        try:
-            while piece := self._stream.read(PIECE):
-                digest.update(piece)
-                self.size += len(piece)
-                yield piece
-            self.sha256 = digest.hexdigest()
-        finally:
-            digest.close()
+        digest = hashlib.sha256()
+        while piece := self._stream.read(PIECE):
+            digest.update(piece)
+            self.size += len(piece)
+            yield piece
+        self.sha256 = digest.hexdigest()
         if self._expected not in (None, self.sha256):
             raise ContentChanged(str(self._expected), self.sha256)
 

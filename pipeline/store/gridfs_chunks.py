@@ -51,17 +51,13 @@ class Chunks:
             If chunks are not there any more at the end.
         """
         count = 0
-        batches = self._batches(upload, pieces)
         with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
             inserting: Future[None] | None = None
-            for batch in batches:  # read and hashed while the one before it is inserted
-                count += len(batch)
+            for batch in self._batches(upload, pieces):  # read and hashed while the one before it is inserted
                 if inserting is not None:
                     inserting.result()
-                elif len(batch) < CHUNKS_PER_INSERT:
-                    self.insert(batch)  # all of a small object
-                    break
                 inserting = thread.submit(self.insert, batch)
+                count += len(batch)
             if inserting is not None:
                 inserting.result()
         # A garbage collection may have taken a slow upload for a dead one, a replica set may have lost what a URL

@@ -17,7 +17,7 @@ from typing import Any
 import pymongo
 import pytest
 from pymongo.collection import Collection
-from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError
+from pymongo.errors import AutoReconnect, BulkWriteError, DuplicateKeyError, OperationFailure
 
 from pipeline.file_digest import FileDigests
 from pipeline.store import (
@@ -354,6 +354,54 @@ def test_an_upload_does_not_wait_for_ever(mongod_uri: str, monkeypatch: pytest.M
         client.drop_database(database)
 
 
+class Breaking(io.BytesIO):
+    """A stream that is read to its end once, and the second time only to a place."""
+
+    def __init__(self, content: bytes, place: int) -> None:
+        super().__init__(content)
+        self._place = place
+        self._passes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._passes += self.tell() == 0
+        if self._passes > 1 and self.tell() >= self._place:
+            raise OSError("the disk is gone")
+        return super().read(size)
+
+
+def test_an_upload_whose_source_fails_leaves_nothing(bench: Bench) -> None:
+    with pytest.raises(OSError, match="the disk is gone"):
+        bench.store.put(Breaking(os.urandom(30 * MIB), 20 * MIB))
+    assert list(bench.store.list()) == []
+    assert bench.kept_bytes() == 0
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4])
+def test_an_upload_of_which_a_part_is_refused_leaves_nothing(
+    mongod_uri: str, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """The first, one in the middle, and the last of four."""
+    inserted, insert_many = [], Collection.insert_many
+
+    def refused(self: Any, documents: Any, *args: Any, **options: Any) -> Any:
+        inserted.append(len(documents))
+        if len(inserted) == failing:
+            raise OperationFailure("over the quota", code=8000)
+        return insert_many(self, documents, *args, **options)
+
+    monkeypatch.setattr(Collection, "insert_many", refused)
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database)
+        with pytest.raises(StoreUnavailable, match="over the quota"):
+            store.put(os.urandom(30 * MIB))
+        assert list(store.list()) == []
+        assert database["objects"]["chunks"].count_documents({}) == 0
+        client.drop_database(database)
+    assert len(inserted) == failing
+
+
 # What the garbage collection asks for
 
 
@@ -532,7 +580,7 @@ def test_memory_stays_bounded_with_2_gib(bench: Bench, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip_byte", "cut", "append"])
-@pytest.mark.parametrize("size", [10, 3 * MIB])
+@pytest.mark.parametrize("size", [10, 3 * MIB, 30 * MIB])
 def test_damage_is_never_delivered_as_the_object(bench: Bench, damage: str, size: int) -> None:
     sha256 = bench.store.put(os.urandom(size)).sha256
     getattr(bench, damage)(sha256)
@@ -690,3 +738,17 @@ def test_chunks_have_the_size_asked_for(mongod_uri: str) -> None:
         client.drop_database(database)
     assert sizes == [300_000] * 6 + [2 * MIB - 1_800_000]
     assert stored.size == 2 * MIB
+
+
+@pytest.mark.parametrize("missing", [0, 11, 12, 13, 29])
+def test_a_missing_chunk_is_told_wherever_it_is(mongod_uri: str, missing: int) -> None:
+    """In one of several answers of the server, of 12 chunks each."""
+    client: pymongo.MongoClient[Any]
+    with pymongo.MongoClient(mongod_uri) as client:
+        database = client[f"test_{uuid.uuid4().hex}"]
+        store = GridFSStore(lambda: database)
+        sha256 = store.put(os.urandom(30 * MIB)).sha256
+        database["objects"]["chunks"].delete_one({"n": missing})
+        with pytest.raises(ObjectDamaged, match=f"chunk {missing} is missing"):
+            store.get_bytes(sha256)
+        client.drop_database(database)

@@ -228,8 +228,8 @@ def test_reading_from_secondaries_misses_nothing(
     url = f"{replica_set.url}&readPreference=secondary&maxStalenessSeconds=90"
     with connect(mongo_url=url) as other:
         assert other.store._database.read_preference.mongos_mode == "secondary"
-        for number in range(20):
-            content = os.urandom(3 * MIB + number)
+        for size in (*range(3 * MIB, 3 * MIB + 20), 30 * MIB):
+            content = os.urandom(size)
             stored = other.store.put(content)
             assert other.store.get_bytes(stored.sha256) == content
 
