@@ -8,7 +8,8 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import datajoint as dj
@@ -27,6 +28,8 @@ BLOCK = "BEGIN NOT ATOMIC"  # … END: one statement of several, on MariaDB
 FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
 LONGEST_DELAY = 5.0  # s
 STATEMENT_TRIES = 10  # of one that is cut off, or broken off to resolve a deadlock, each time
+BROKEN_OFF = "The connection was lost during a transaction; nothing of it was written"
+MYSQL_DEADLOCK = 1213  # undoes the whole transaction; PostgreSQL's leaves it open, and answers nothing more in it
 # UTC, and the isolation that PostgreSQL has by default: repeatable reads lock gaps between the rows of a queue.
 PREPARATION = {
     "postgresql": ("SET TIME ZONE 'UTC'",),
@@ -39,8 +42,10 @@ REFUSED_CODES = frozenset({1044, 1045, 1049, 1698})
 
 class HealingConnection(dj.Connection):
     """Notices a lost connection before and after each statement, reconnects with growing delay, and runs the statement
-    again, but never inside a transaction: there it raises, since what came before in the transaction is lost. A
-    statement outside one that is broken off to resolve a deadlock is run again too.
+    again, but never inside a transaction: there it raises, since what came before in the transaction is lost, and goes
+    on raising until the transaction is ended: whoever swallows the first error (DataJoint does where it looks for its
+    table of lineages) would else write the rest outside of it. A statement outside one that is broken off to resolve a
+    deadlock is run again too.
 
     DataJoint itself does not notice a lost connection to PostgreSQL: psycopg2's error carries no code there. A forked
     child opens its own connection; the parent's socket is left alone. Not for use by several threads.
@@ -53,6 +58,7 @@ class HealingConnection(dj.Connection):
         self._repeated: dict[str, str] = {}  # statements to prepare: the name of each
         self._prepared: set[str] = set()  # those that the server knows on this connection
         self._to_begin = False  # a transaction begins with the next statement
+        self._broken_off = False  # what the open transaction did is undone, and it has not been ended yet
         super().__init__(*args, **kwargs)
 
     def connect(self) -> None:
@@ -80,6 +86,8 @@ class HealingConnection(dj.Connection):
         """Run one statement; see the class for what happens when the connection is lost."""
         options["reconnect"] = False
         self._leave_parents_connection()
+        if self._broken_off:
+            raise LostConnectionError(BROKEN_OFF)
         if self._lost():
             self._recover(None)
         for remaining in reversed(range(STATEMENT_TRIES)):
@@ -93,6 +101,7 @@ class HealingConnection(dj.Connection):
                     if not remaining:
                         raise
                 elif not (remaining and is_deadlock(error) and self._stands_alone(query)):
+                    self._broken_off = self._in_transaction and error.args[:1] == (MYSQL_DEADLOCK,)
                     # A statement that cannot even be parsed takes the beginning before it along.
                     if to_begin and self.adapter.backend == "postgresql":
                         self._to_begin = self._conn.get_transaction_status() == TRANSACTION_STATUS_IDLE
@@ -142,21 +151,33 @@ class HealingConnection(dj.Connection):
         self._in_transaction = self._to_begin = True
 
     def commit_transaction(self) -> None:
-        """Commit what the transaction did."""
-        if not self._forget_transaction():
-            super().commit_transaction()
+        """Commit what the transaction did; raise if it was broken off, which ends it too."""
+        with self._ending():
+            if not self._to_begin:
+                super().commit_transaction()
 
     def cancel_transaction(self) -> None:
         """Undo what the transaction did."""
-        if not self._forget_transaction():
-            super().cancel_transaction()
+        with self._ending():
+            if not (self._to_begin or self._broken_off):
+                super().cancel_transaction()
 
-    def _forget_transaction(self) -> bool:
-        """End a transaction that has not begun yet; returns whether there was one."""
-        if not self._to_begin:
-            return False
-        self._in_transaction = self._to_begin = False
-        return True
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """End a transaction also where it has not begun, or is broken off, be it by just this."""
+        try:
+            yield
+        finally:
+            if self._to_begin or self._broken_off:
+                self._forget_transaction()
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open; one that was broken off is until it is ended."""
+        return bool(self._in_transaction)
+
+    def _forget_transaction(self) -> None:
+        self._in_transaction = self._to_begin = self._broken_off = False
 
     @property
     def is_connected(self) -> bool:
@@ -173,21 +194,17 @@ class HealingConnection(dj.Connection):
     def _leave_parents_connection(self) -> None:
         if os.getpid() != self._pid:
             self._inherited.append(self._conn)  # kept alive: closing it would end the parent's session
-            self._in_transaction = self._to_begin = False
+            self._forget_transaction()
             self.connect()
 
     def _recover(self, cause: Exception | None) -> None:
         """Reconnect; raise if a transaction was open."""
         if self._is_closed:
             raise LostConnectionError("The session is closed; open one with connect()") from cause
-        broken_off = getattr(self, "_in_transaction", False) and not self._to_begin
-        if broken_off:
-            self._in_transaction = False
+        self._broken_off = getattr(self, "_in_transaction", False) and not self._to_begin
         self._reconnect()
-        if broken_off:
-            raise LostConnectionError(
-                "The connection was lost during a transaction; nothing of it was written"
-            ) from cause
+        if self._broken_off:
+            raise LostConnectionError(BROKEN_OFF) from cause
 
     def _reconnect(self) -> None:
         deadline, delay = time.monotonic() + self.reconnect_seconds, FIRST_DELAY

@@ -14,6 +14,7 @@ from typing import Any
 from datajoint.errors import DataJointError, DuplicateError, IntegrityError, LostConnectionError
 
 from schemas.attempt import Blame, Outcome
+from schemas.schema import read_columns
 from trainers.contract import Stopped
 
 from . import retry
@@ -194,6 +195,7 @@ class Worker:
             fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
             computed = self._table.make_compute(dict(claim.key), *fetched)
             self._stop.polled = True
+            read_columns(type(self._table))  # before the transaction, whose locks others wait for
 
             def insert() -> None:
                 running.forget_checkpoints()  # first: whoever deletes the task locks its rows in this order too

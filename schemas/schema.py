@@ -43,6 +43,17 @@ def transaction(connection: Any) -> AbstractContextManager[Any]:
     return nullcontext() if connection.in_transaction else connection.transaction
 
 
+def read_columns(master: type) -> None:
+    """Read the columns of a table and its parts, which DataJoint would else do at their first use in a session: with
+    half a dozen statements each, of a transaction where that is in one."""
+    for table in _with_parts(master):
+        _ = table().heading.attributes
+
+
+def _with_parts(master: type) -> list[Any]:
+    return [master, *(part for part in vars(master).values() if isinstance(part, type) and issubclass(part, dj.Part))]
+
+
 def activate(name: str, connection: Any, *, create: bool) -> None:
     """Bind every table to a database schema; `create` declares what is missing (callers hold the project's lock)."""
     schema.activate(name, connection=connection, create_schema=create, create_tables=create)
@@ -51,8 +62,7 @@ def activate(name: str, connection: Any, *, create: bool) -> None:
 def deactivate() -> None:
     """Undo `activate`: the tables say again how to open a session."""
     for master, _ in schema.declare_list:
-        parts = [part for part in vars(master).values() if isinstance(part, type) and issubclass(part, dj.Part)]
-        for table in (master, *parts):
+        for table in _with_parts(master):
             table._connection = None
             table._heading = None
             table.database = None

@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from datajoint.errors import DataJointError, LostConnectionError
+from datajoint.lineage import lineage_table_exists
 
 from pipeline.connection import HealingConnection, open_connection
 from pipeline.deadlock import is_deadlock
@@ -88,6 +89,56 @@ def test_inside_a_transaction_nothing_is_run_again_and_nothing_is_written(
     assert not session.connection.in_transaction
 
 
+@pytest.mark.parametrize("lose", WAYS)
+def test_a_loss_that_somebody_swallows_breaks_the_transaction_off_all_the_same(
+    session: Session, lose: Callable[[Session], None]
+) -> None:
+    connection = session.connection
+    with pytest.raises(LostConnectionError), connection.transaction:
+        connection.query("SELECT 1")
+        lose(session)
+        # DataJoint asks this while it reads the columns of a table, and takes every error for an answer.
+        lineage_table_exists(connection, TrainingConfig().database)
+        assert connection.in_transaction
+        TrainingConfig().insert_tuples(TRAINING)
+    assert not connection.in_transaction
+    assert len(TrainingConfig()) == 0
+    with connection.transaction:
+        TrainingConfig().insert_tuples(TRAINING)
+    assert len(TrainingConfig()) == 1
+
+
+@pytest.mark.parametrize("lose", WAYS)
+def test_what_was_broken_off_unseen_cannot_be_committed(session: Session, lose: Callable[[Session], None]) -> None:
+    connection = session.connection
+    with pytest.raises(LostConnectionError), connection.transaction:
+        TrainingConfig().insert_tuples(TRAINING)
+        lose(session)
+        lineage_table_exists(connection, TrainingConfig().database)
+    assert not connection.in_transaction
+    assert len(TrainingConfig()) == 0
+    with connection.transaction:
+        TrainingConfig().insert_tuples(TRAINING)
+    assert len(TrainingConfig()) == 1
+
+
+def test_a_transaction_is_broken_off_while_the_server_stays_away(postgres_session: Session) -> None:
+    connection, server = postgres_session.connection, PostgresServer(postgres_session.home)
+    connection.reconnect_seconds = 0.3
+    try:
+        with pytest.raises(LostConnectionError, match="during a transaction"), connection.transaction:
+            TrainingConfig().insert_tuples(TRAINING)
+            server.stop()
+            lineage_table_exists(connection, TrainingConfig().database)
+            assert connection.in_transaction
+            server.ensure_running()
+            TrainingConfig().insert_tuples({**TRAINING, "batch_size": 11})
+    finally:
+        server.ensure_running()
+    assert not connection.in_transaction
+    assert len(TrainingConfig()) == 0
+
+
 def test_a_commit_on_a_lost_connection_is_an_error(session: Session) -> None:
     with pytest.raises(DataJointError), session.connection.transaction:
         TrainingConfig().insert_tuples(TRAINING)
@@ -129,12 +180,36 @@ def test_a_statement_that_is_cut_again_and_again_is_run_each_time(session: Sessi
     other.close()
 
 
-def test_a_statement_that_a_deadlock_breaks_off_is_run_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tangled(session: Session) -> Iterator[str]:
+    """A table in which another transaction changes rows 2 to 19 at once, and row 1 after a while; whoever comes to them
+    the other way round has changed less by then, so that it is the one that the server breaks off."""
     connection, other = session.connection, other_connection(session)
-    table = connection.adapter.make_full_table_name(TrainingConfig().database, "tangled")
+    table = str(connection.adapter.make_full_table_name(TrainingConfig().database, "tangled"))
     connection.query(f"CREATE TABLE {table} (a INT PRIMARY KEY, b INT)")
     connection.query(f"INSERT INTO {table} VALUES {', '.join(f'({a}, 0)' for a in range(1, 20))}")
-    broken_off, held, execute = [], threading.Event(), connection._execute_query
+    held = threading.Event()
+
+    def tangle() -> None:
+        with other.transaction:
+            other.query(f"UPDATE {table} SET b = b + 10 WHERE a > 1")
+            held.set()
+            time.sleep(0.5)
+            other.query(f"UPDATE {table} SET b = b + 10 WHERE a = 1")
+
+    tangler = threading.Thread(target=tangle)
+    tangler.start()
+    held.wait()
+    yield table
+    tangler.join()
+    other.close()
+
+
+def test_a_statement_that_a_deadlock_breaks_off_is_run_again(
+    session: Session, tangled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = session.connection
+    broken_off, execute = [], connection._execute_query
 
     def watched(*args: Any) -> None:
         try:
@@ -143,23 +218,23 @@ def test_a_statement_that_a_deadlock_breaks_off_is_run_again(session: Session, m
             broken_off.append(is_deadlock(error))
             raise
 
-    def tangle() -> None:
-        """Change more and wait shorter, so that the server breaks off the other one."""
-        with other.transaction:
-            other.query(f"UPDATE {table} SET b = b + 10 WHERE a > 1")
-            held.set()
-            time.sleep(0.5)
-            other.query(f"UPDATE {table} SET b = b + 10 WHERE a = 1")
-
     monkeypatch.setattr(connection, "_execute_query", watched)
-    tangler = threading.Thread(target=tangle)
-    tangler.start()
-    held.wait()
-    connection.query(f"UPDATE {table} SET b = b + 1 WHERE a IN (1, 2)")
-    tangler.join()
+    connection.query(f"UPDATE {tangled} SET b = b + 1 WHERE a IN (1, 2)")
     assert broken_off == [True]
-    assert [*connection.query(f"SELECT b FROM {table} WHERE a IN (1, 2)").fetchall()] == [(11,), (11,)]
-    other.close()
+    assert [*connection.query(f"SELECT b FROM {tangled} WHERE a IN (1, 2)").fetchall()] == [(11,), (11,)]
+
+
+def test_a_deadlock_that_somebody_swallows_leaves_nothing_of_the_transaction(session: Session, tangled: str) -> None:
+    connection, tangles = session.connection, []
+    with pytest.raises(Exception, match=r"aborted|during a transaction"), connection.transaction:
+        try:
+            connection.query(f"UPDATE {tangled} SET b = b + 1 WHERE a IN (1, 2)")
+        except Exception as error:
+            tangles.append(is_deadlock(error))
+        TrainingConfig().insert_tuples(TRAINING)
+    assert tangles == [True]
+    assert not connection.in_transaction
+    assert len(TrainingConfig()) == 0
 
 
 def test_a_restarted_server_is_waited_for(postgres_session: Session) -> None:

@@ -123,6 +123,23 @@ def test_provenance_holds_code_packages_and_machine(session: Session, tasks: lis
     assert row["hardware"]["cores"] >= 1
 
 
+def test_a_result_is_published_without_asking_for_columns_meanwhile(
+    session: Session, tasks: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, within = session.connection, []
+    execute = connection._execute_query
+
+    def watched(cursor: Any, query: str, *rest: Any) -> None:
+        if connection.in_transaction:
+            within.append(query)
+        execute(cursor, query, *rest)
+
+    monkeypatch.setattr(connection, "_execute_query", watched)
+    TrainingResult().populate(tasks[0], reserve_jobs=True)
+    assert any("INSERT INTO" in query and "__usage" in query for query in within)
+    assert [query for query in within if "information_schema" in query or "SHOW" in query] == []
+
+
 def test_restrictions_limits_and_priorities_bind(session: Session, tasks: list[dict[str, str]]) -> None:
     assert TrainingResult().populate(tasks[:2], reserve_jobs=True, max_calls=1)["success_count"] == 1
     assert TrainingResult().populate("seed = 3", reserve_jobs=True)["success_count"] == 1
