@@ -1,11 +1,15 @@
-"""Deadlocks: the database breaks off one of the transactions that wait for each other."""
+"""Transactions that are run again: those that the database broke off since they waited for each other, and those whose
+connection was lost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from datajoint.errors import LostConnectionError
 
 DEADLOCK_TRIES = 10
+CONNECTION_TRIES = 5
 T = TypeVar("T")
 
 
@@ -18,6 +22,17 @@ def untangled(transact: Callable[[], T]) -> T:
             if not is_deadlock(error):
                 raise
     return transact()
+
+
+def undisturbed(connection: Any, transact: Callable[[], T]) -> T:
+    """Run a transaction that does no harm a second time; again where a deadlock or a lost connection undid it."""
+    for _ in range(CONNECTION_TRIES - 1):
+        try:
+            return untangled(transact)
+        except LostConnectionError:
+            if not connection.is_connected:
+                raise
+    return untangled(transact)
 
 
 def is_deadlock(error: BaseException) -> bool:

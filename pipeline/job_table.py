@@ -1,4 +1,4 @@
-"""The job table of a computed table: DataJoint's own, with indexes that serve claims, filled in one statement."""
+"""The job table of a computed table: DataJoint's own, with indexes that serve claims."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from datajoint.condition import AndList, Not
 
 from .claimer import index_name
+from .deadlock import undisturbed
 
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
 # Jobs queued at once from which PostgreSQL is told to look at them: its own look comes up to a minute later, and until
@@ -53,9 +54,29 @@ def declare_indexes(table: Any) -> None:
 
 
 def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
-    """Put every key without result and job into the job table, with its task's priority, in one statement."""
-    jobs, connection = job_table(table), table.connection
-    adapter = connection.adapter
+    """Put every key without result and job into the job table, with its task's priority.
+
+    What others queue, make and publish meanwhile is not queued once more: by the time that a large insertion comes to
+    its key, the job it had is gone again. So a second statement, which sees all that was published before, takes such
+    jobs out before anybody else sees them.
+    """
+    connection, full_name = table.connection, job_table(table).full_table_name
+    insertion, removal = _insertion(table, restrictions), _removal(table)
+
+    def fill() -> int:
+        with connection.transaction:
+            queued = int(connection.query(insertion).rowcount)
+            if queued:
+                connection.query(removal)
+        return queued
+
+    if undisturbed(connection, fill) >= MANY and connection.adapter.backend == "postgresql":
+        connection.query(f"ANALYZE {full_name}")
+
+
+def _insertion(table: Any, restrictions: tuple[Any, ...]) -> str:
+    """SQL that queues what is missing."""
+    jobs, adapter = job_table(table), table.connection.adapter
     quote = adapter.quote_identifier
     missing = (table.key_source & AndList(restrictions)) - table.proj()
     # The job table's key has another lineage than the task's, although it is the same key.
@@ -63,9 +84,18 @@ def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
     columns = ", ".join(quote(name) for name in (*jobs.primary_key, "status", "priority"))
     picked = ", ".join(quote(name) for name in jobs.primary_key)
     verb, suffix = SKIP_DUPLICATES[adapter.backend]
-    queued = connection.query(
+    return (
         f"{verb} INTO {jobs.full_table_name} ({columns}) SELECT {picked}, 'pending', {quote('priority')} FROM "
         f"({missing.make_sql()}) AS missing{suffix}"
-    ).rowcount
-    if queued >= MANY and adapter.backend == "postgresql":
-        connection.query(f"ANALYZE {jobs.full_table_name}")
+    )
+
+
+def _removal(table: Any) -> str:
+    """SQL that takes what has a result out of the waiting jobs."""
+    jobs, results = job_table(table).full_table_name, table.full_table_name
+    quote = table.connection.adapter.quote_identifier
+    (key,) = map(quote, job_table(table).primary_key)
+    return (
+        f"DELETE FROM {jobs} WHERE {quote('status')}='pending' AND EXISTS "
+        f"(SELECT 1 FROM {results} WHERE {results}.{key} = {jobs}.{key})"
+    )

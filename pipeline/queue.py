@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from datajoint import blob
 from datajoint.errors import DuplicateError, LostConnectionError
@@ -20,16 +20,13 @@ from . import capacity, outlook
 from .claim import Claim, Worker
 from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
-from .deadlock import is_deadlock, untangled
+from .deadlock import CONNECTION_TRIES, is_deadlock, undisturbed
 from .errors import PipelineError
 from .job_table import JOB_COLUMNS, enqueue, job_table
 from .outlook import Statement
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
-PUBLISH_TRIES = 5  # times that a publication is tried when the connection is lost in the middle of it
 ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")
-
-T = TypeVar("T")
 
 
 class LeaseLost(PipelineError):
@@ -75,7 +72,7 @@ class Queue:
     # Filling
 
     def enqueue(self, restrictions: tuple[Any, ...] = ()) -> None:
-        """Put every key without result and job into the job table, with its task's priority, in one statement."""
+        """Put every key without result and job into the job table, with its task's priority."""
         enqueue(self.table, restrictions)
 
     # Claiming
@@ -101,7 +98,9 @@ class Queue:
         attempt = secrets.token_hex(16)
         opened = self.connection.connection_id
         try:
-            key = self._transact(lambda: self._claimer.take(attempt, order, keys, without, priority, ahead_of))
+            key = undisturbed(
+                self.connection, lambda: self._claimer.take(attempt, order, keys, without, priority, ahead_of)
+            )
         except DuplicateError:  # of the attempt's id, where the claim was made already
             if self.connection.connection_id == opened:
                 raise
@@ -123,16 +122,6 @@ class Queue:
         """SQL of the priority of the job that `claim` would take; NULL if there is none."""
         return self._claimer.most_urgent(keys, without)
 
-    def _transact(self, transact: Callable[[], T]) -> T:
-        """Run a transaction that does no harm a second time; again where a deadlock or a lost connection undid it."""
-        for remaining in reversed(range(PUBLISH_TRIES)):
-            try:
-                return untangled(transact)
-            except LostConnectionError:
-                if not (remaining and self.connection.is_connected):
-                    raise
-        raise AssertionError("the last try returns or raises")
-
     def _key_of(self, attempt: str) -> str | None:
         """The key that was claimed under an attempt id, if one was."""
         rows = (Attempt() & {"attempt_id": attempt}).proj("attempt_key").to_dicts()
@@ -150,7 +139,7 @@ class Queue:
         LeaseLost
             If the job was taken from this worker; nothing is written then.
         """
-        for remaining in reversed(range(PUBLISH_TRIES)):
+        for remaining in reversed(range(CONNECTION_TRIES)):
             try:
                 with self.connection.transaction:
                     self._settle_finished(claim)  # first: who lost the lease must not even try
@@ -229,7 +218,7 @@ class Queue:
                     self._end_attempt(claim.attempt, outcome, error, stack, blame)
             return bool(held)
 
-        return self._transact(give_back)
+        return undisturbed(self.connection, give_back)
 
     # Leases
 
@@ -279,7 +268,7 @@ class Queue:
                     )
             return list(found)
 
-        return [str(key) for key, _ in self._transact(give_back)]
+        return [str(key) for key, _ in undisturbed(self.connection, give_back)]
 
     def set_aside(self, key: str, message: str) -> None:
         """Make a waiting job an error, which nobody takes."""
@@ -381,7 +370,7 @@ class Queue:
                 if gone:
                     self._end_attempt(claim.attempt, Outcome.CANCELLED, reason, None, Blame.NOBODY)
 
-        self._transact(remove)
+        undisturbed(self.connection, remove)
 
     def _outcome(self, claim: Claim) -> str | None:
         rows = (Attempt() & {"attempt_id": claim.attempt}).proj("attempt_outcome").to_dicts()

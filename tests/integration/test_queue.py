@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from pipeline.queue import LeaseLost, Queue
 from pipeline.session import Session
 from schemas.attempt import Attempt, Blame, Outcome
 from tests.integration import queue_tables
-from tests.integration.queue_tables import Made, insert_items
+from tests.integration.queue_tables import Item, Made, insert_items
 from tests.integration.test_connection import other_connection, terminate
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,10 @@ while (claim := queue.claim(order=sys.argv[1])) is not None:
     won.append(claim.key["item_md5"])
 print(json.dumps(won))
 """
+
+
+class Withdrawn(Exception):
+    """Undoes a transaction."""
 
 
 @pytest.fixture
@@ -178,6 +184,32 @@ def test_jobs_of_others_that_are_locked_are_skipped(queue: Queue, session: Sessi
         assert queue.claim(order="random").key["item_md5"] != key
         assert queue.claim(order="random") is None
     other.close()
+
+
+def test_what_is_made_while_the_queue_is_filled_is_not_queued_again(queue: Queue, session: Session) -> None:
+    first, *_, last = keys = [f"{number:032x}" for number in range(20)]
+    Item().insert([{"item_md5": key} for key in keys])  # in their order, in which they are queued on both backends
+    rival, worker = other_connection(session), other_connection(session)
+    jobs, made = queue.jobs.full_table_name, Made().full_table_name
+    columns = ", ".join(map(session.connection.adapter.quote_identifier, ("item_md5", "status", "priority")))
+    insertion = f"INSERT INTO {jobs} ({columns}) VALUES (%s, 'pending', 5)"
+    with ThreadPoolExecutor(1) as pool:
+        with suppress(Withdrawn), rival.transaction:
+            rival.query(insertion, args=(first,))
+            filling = pool.submit(queue.enqueue)  # has seen no job by now, and waits for the first one
+            with pytest.raises(TimeoutError):
+                filling.result(1)
+            # What a worker does that fills the queue, computes and publishes meanwhile.
+            worker.query(insertion, args=(last,))
+            worker.query(f"INSERT INTO {made} VALUES (%s, 1)", args=(last,))
+            worker.query(f"DELETE FROM {jobs} WHERE item_md5 = %s", args=(last,))
+            raise Withdrawn
+        filling.result()
+    rival.close()
+    worker.close()
+    assert len(Made()) == 1
+    assert last not in queue.jobs.to_arrays("item_md5")
+    assert len(queue.jobs) == 19
 
 
 @pytest.mark.parametrize("order", ["original", pytest.param("random", marks=pytest.mark.slow)])
