@@ -182,7 +182,12 @@ class HealingConnection(dj.Connection):
     @property
     def is_connected(self) -> bool:
         """Whether the server answers."""
-        return not self._is_closed and not self._lost() and bool(super().is_connected)
+        return self.is_open and bool(self.adapter.ping(self._conn))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as has been noticed: none after all tries to reconnect have failed."""
+        return not self._is_closed and not self._lost()
 
     def _lost(self) -> bool:
         if self._conn is None:

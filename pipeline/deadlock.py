@@ -30,7 +30,7 @@ def undisturbed(connection: Any, transact: Callable[[], T]) -> T:
         try:
             return untangled(transact)
         except LostConnectionError:
-            if not connection.is_connected:
+            if not connection.is_open:  # it was tried for long enough
                 raise
     return untangled(transact)
 

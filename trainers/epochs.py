@@ -168,13 +168,13 @@ class Epochs:
 
     def _after_batch(self) -> Callable[[int, int], None] | None:
         """What is to be called after each batch of training with the epoch and the batches of it that lie behind."""
-        watch = self._watch
+        watched = None if self._watch is None else self._watch.after_each_batch()
         if not self._options.validation_steps:
-            return None if watch is None else watch.after_batch
+            return watched
 
         def watched_and_validated(epoch: int, step: int) -> None:
-            if watch is not None:
-                watch.after_batch(epoch, step)
+            if watched is not None:
+                watched(epoch, step)
             self._validate_if_due()
 
         return watched_and_validated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from trainers.process_group import ProcessGroup
@@ -33,6 +34,10 @@ class GroupWatch(Watch):
         self._scoring = False
         self._left = self._chosen = 1
         self._last_look = time.monotonic()
+
+    def after_each_batch(self) -> Callable[[int, int], None]:
+        """What to call after every batch of training: the ranks ask together."""
+        return self.after_batch
 
     def after_batch(self, epoch: int, step: int) -> None:
         """A batch was trained or scored; `epoch` epochs and `step` batches of the next one lie behind.

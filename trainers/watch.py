@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NoReturn
 
 from trainers.checkpoint_schedule import CheckpointSchedule
 from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
@@ -48,6 +49,11 @@ class Watch:
         if checkpoints is not None:
             checkpoints.retain(retention)
 
+    def after_each_batch(self) -> Callable[[int, int], None] | None:
+        """What to call after every batch of training instead of `after_batch`: only what somebody asked for, since
+        batches may be so short that a call more is felt."""
+        return self._progress if self._checkpoints is None and self._stop is None else self.after_batch
+
     def after_batch(self, epoch: int, step: int) -> None:
         """A batch was trained or scored; `epoch` epochs and `step` batches of the next one lie behind.
 
@@ -60,7 +66,8 @@ class Watch:
             self._checkpoints.poll()
             if self._schedule.due():
                 self._save(epoch, step, None)
-        self._obey(epoch, step, None)
+        if self._stop is not None and self._stop.requested:
+            self._end(epoch, step, None)
 
     def after_epoch(self, epoch: int, score: float | None) -> None:
         """`epoch` epochs lie behind, the last of this score; None where it was not validated.
@@ -70,7 +77,8 @@ class Watch:
         """
         if self._checkpoints is not None and self._schedule.due_at_end(epoch):
             self._save(epoch, 0, score)
-        self._obey(epoch, 0, score)
+        if self._stop is not None and self._stop.requested:
+            self._end(epoch, 0, score)
 
     def after_training(self, epoch: int) -> None:
         """All `epoch` epochs lie behind, and the best weights are not yet loaded: the state stays with the result where
@@ -86,10 +94,9 @@ class Watch:
             self._checkpoints.retain(replace(self._retention, final=True))
         self._keep(epoch, 0, None)
 
-    def _obey(self, epoch: int, step: int, score: float | None) -> None:
-        if self._stop is not None and self._stop.requested:
-            self._save(epoch, step, score)
-            raise stopped(epoch, step)
+    def _end(self, epoch: int, step: int, score: float | None) -> NoReturn:
+        self._save(epoch, step, score)
+        raise stopped(epoch, step)
 
     def _save(self, epoch: int, step: int, score: float | None) -> None:
         if self._checkpoints is not None:

@@ -41,9 +41,8 @@ class Several:
     def progress(self, epoch: int, step: int) -> None:
         """So many epochs and batches of the next one lie behind."""
         self.state.move(epoch, step)
-        now = time.monotonic()
-        if now >= self._next_call:
-            self._next_call = now + PAUSE
+        if time.monotonic() >= self._next_call:
+            self._next_call = time.monotonic() + PAUSE
             self._tell(lambda view: view.moved(self.state))
 
     def epoch_finished(self, epoch: int, values: Mapping[str, float]) -> None:

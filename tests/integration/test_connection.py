@@ -78,6 +78,15 @@ def test_the_next_statement_reconnects(session: Session, lose: Callable[[Session
 
 
 @pytest.mark.parametrize("lose", WAYS)
+def test_a_connection_that_was_lost_is_not_connected(session: Session, lose: Callable[[Session], None]) -> None:
+    assert session.connection.is_connected
+    lose(session)
+    assert not session.connection.is_connected
+    assert len(TrainingConfig()) == 0
+    assert session.connection.is_connected
+
+
+@pytest.mark.parametrize("lose", WAYS)
 def test_inside_a_transaction_nothing_is_run_again_and_nothing_is_written(
     session: Session, lose: Callable[[Session], None]
 ) -> None:
