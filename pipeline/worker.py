@@ -92,6 +92,7 @@ class Worker:
 
     def refresh(self) -> None:
         """Queue what is missing, and see again what the restrictions leave."""
+        read_columns(type(self._table))  # before a result is published, in a transaction whose locks others wait for
         if self._options["refresh"] is not False:
             enqueue(self._table, self._restrictions)
         if self._restrictions:
@@ -195,7 +196,6 @@ class Worker:
             fetched = self._table.make_fetch(dict(claim.key), **make_kwargs)
             computed = self._table.make_compute(dict(claim.key), *fetched)
             self._stop.polled = True
-            read_columns(type(self._table))  # before the transaction, whose locks others wait for
 
             def insert() -> None:
                 running.forget_checkpoints()  # first: whoever deletes the task locks its rows in this order too
