@@ -104,7 +104,7 @@ class Epochs:
 
     def scoring_begins(self) -> None:
         """Scoring is begun anew after an interruption, with the random states of now."""
-        if self._watch is not None:
+        if self._watch is not None and self._watch.saves:
             self._state.random_states = randomness.capture(self._device)
 
     def _ends_early(self) -> bool:
@@ -136,11 +136,11 @@ class Epochs:
         rest = rest_of_epoch(self._train_dataloader, epoch, len(losses), state.resumed, self._device)
         state.resumed = state.random_states = None
         self._validate_if_due()  # where a validation within the epoch was interrupted
-        for batch in rest:
+        for number, batch in enumerate(rest, start=len(losses) + 1):
             inputs, targets, size, weight = share(batch)
             losses.add(*step(inputs, targets, weight), size)
             if after_batch is not None:
-                after_batch(epoch, len(losses))
+                after_batch(epoch, number)
         require_batches(losses, "training")
         learner.update.end_epoch()
         if self._group.size > 1:

@@ -35,6 +35,11 @@ class GroupWatch(Watch):
         self._left = self._chosen = 1
         self._last_look = time.monotonic()
 
+    @property
+    def saves(self) -> bool:
+        """Every rank takes part where the first one saves."""
+        return True
+
     def after_each_batch(self) -> Callable[[int, int], None]:
         """What to call after every batch of training: the ranks ask together."""
         return self.after_batch

@@ -49,6 +49,11 @@ class Watch:
         if checkpoints is not None:
             checkpoints.retain(retention)
 
+    @property
+    def saves(self) -> bool:
+        """Whether states are saved here."""
+        return self._checkpoints is not None
+
     def after_each_batch(self) -> Callable[[int, int], None] | None:
         """What to call after every batch of training instead of `after_batch`: only what somebody asked for, since
         batches may be so short that a call more is felt."""

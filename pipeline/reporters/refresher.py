@@ -11,7 +11,7 @@ logger = logging.getLogger("trainloom")
 
 INTERVAL = 0.5  # s between two drawings at least
 MOST = 5.0  # s between two drawings at most
-SHARE = 0.004  # of the time goes into drawing: it holds the interpreter's lock, which the training needs
+SHARE = 0.002  # of the time goes into drawing: it holds the interpreter's lock, which the training needs
 
 
 class Refresher:

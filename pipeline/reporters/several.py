@@ -40,10 +40,13 @@ class Several:
 
     def progress(self, epoch: int, step: int) -> None:
         """So many epochs and batches of the next one lie behind."""
-        self.state.move(epoch, step)
+        state = self.state  # written to here: after short batches even the call of its `move` is felt
+        if epoch >= 0:
+            state.epoch = epoch
+        state.step = step
         if time.monotonic() >= self._next_call:
             self._next_call = time.monotonic() + PAUSE
-            self._tell(lambda view: view.moved(self.state))
+            self._tell(lambda view: view.moved(state))
 
     def epoch_finished(self, epoch: int, values: Mapping[str, float]) -> None:
         """Epoch number `epoch`, counted from 0, ended with these values."""

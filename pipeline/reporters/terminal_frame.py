@@ -12,6 +12,7 @@ from .value_format import ValueFormats
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 LOSSES = ("training_loss", "validation_loss")
 """Whose curves are drawn."""
@@ -27,7 +28,7 @@ class TerminalFrame:
         """`window`: epochs over which values are averaged; 1 for none."""
         self._formats = formats
         self._window = window
-        self._drawn: tuple[tuple[int, int, int, str], str] | None = None
+        self._drawn: tuple[tuple[int, int, int, str], Text | None] | None = None
 
     def render(self, state: TrainingState, width: int, height: int) -> RenderableType:
         """The frame for a terminal of `width` characters and `height` lines."""
@@ -39,8 +40,8 @@ class TerminalFrame:
         if state.history:
             parts.append(self._values(state))
             curve = self._curve(state, min(width, MOST_COLUMNS), min(CURVE_LINES, height - OTHER_LINES - len(parts)))
-            if curve:
-                parts.append(Text.from_ansi(curve, no_wrap=True))
+            if curve is not None:
+                parts.append(curve)
         return Group(*parts)
 
     def _bar(self, state: TrainingState) -> RenderableType:
@@ -69,15 +70,18 @@ class TerminalFrame:
             table.add_row(*cells)
         return table
 
-    def _curve(self, state: TrainingState, width: int, height: int) -> str:
+    def _curve(self, state: TrainingState, width: int, height: int) -> Text | None:
+        from rich.text import Text
+
         curves = {name: state.history.get(name, ([], [])) for name in LOSSES}
         shown = {name: curve if self._formats.is_shown(name) else ([], []) for name, curve in curves.items()}
         if height < OTHER_LINES:
-            return ""
+            return None
         last = max((epochs[-1] for epochs, _ in shown.values() if epochs), default=0)
         seen = (last, width, height, state.training.key)
         if self._drawn is None or self._drawn[0] != seen:
-            self._drawn = seen, terminal_curve.draw(shown, width, height).rstrip("\n")
+            curve = terminal_curve.draw(shown, width, height).rstrip("\n")
+            self._drawn = seen, Text.from_ansi(curve, no_wrap=True) if curve else None
         return self._drawn[1]
 
 
