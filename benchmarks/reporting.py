@@ -28,7 +28,9 @@ from pipeline.reporters.view import View
 from trainers.nn_trainer import NNTrainer
 
 BATCHES, BATCH, FEATURES, HIDDEN, CLASSES = 500, 64, 64, 128, 10
-EPOCHS = 30
+EPOCHS, ROUNDS = 10, 3
+"""Of a training, and trainings for each pair that is asked for: what is measured is less than what a machine changes by
+within seconds, so that many short trainings tell more than a few long ones."""
 TRAINING = Training("0" * 32, "00000000  MLP, examples.h5, Adam, seed 0", BATCH)
 BAR = Bar(1.01, at_most=True)
 
@@ -51,7 +53,7 @@ def measure(pairs: int) -> list[Comparison | Check]:
             "drawn": lambda number: _drawn(batches, weights, number),
             "told": lambda number: _told(batches, weights, number),
         }
-        seconds = interleave(programs, pairs)
+        seconds = interleave(programs, ROUNDS * pairs)
     work = f"MLP {FEATURES}-{HIDDEN}-{CLASSES}, {EPOCHS} epochs of {BATCHES} steps"
     unseen = seconds["unseen"]
     step = sorted(unseen)[len(unseen) // 2] / EPOCHS / BATCHES
