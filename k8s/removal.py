@@ -63,19 +63,18 @@ def await_end(api: Api, jobs: Sequence[JobState], told: Callable[[list[PodState]
     """
     names = {job.name for job in jobs}
     changed = threading.Event()
-    pods = Watched(api, POD, labels=label_selector(jobs[0].instance), changed=changed)
-    limit = 0.0
+    limit, before = 0.0, -1
     began = time.monotonic()
-    before = -1
-    while True:
-        changed.clear()
-        present = [pod for pod in pods.objects() if pod_state(pod).job in names]
-        left = [state for state in map(pod_state, present) if not state.is_over]
-        limit = max([limit, *(float(pod["spec"].get("terminationGracePeriodSeconds") or 30) for pod in present)])
-        if len(left) != before:
-            told(left)
-            before = len(left)
-        remaining = began + limit + MARGIN - time.monotonic()
-        if not left or remaining <= 0:
-            return left
-        changed.wait(remaining)
+    with Watched(api, POD, labels=label_selector(jobs[0].instance), changed=changed) as pods:
+        while True:
+            changed.clear()
+            present = [pod for pod in pods.objects() if pod_state(pod).job in names]
+            left = [state for state in map(pod_state, present) if not state.is_over]
+            limit = max([limit, *(float(pod["spec"].get("terminationGracePeriodSeconds") or 30) for pod in present)])
+            if len(left) != before:
+                told(left)
+                before = len(left)
+            remaining = began + limit + MARGIN - time.monotonic()
+            if not left or remaining <= 0:
+                return left
+            changed.wait(remaining)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import Any
+from typing import Any, Self
 
 from .api import Api, ApiError, Expired
 from .errors import KubernetesError
@@ -16,7 +16,7 @@ LONGEST_PAUSE = 15.0  # s
 
 
 class Watched:
-    """The objects of a kind that a selector chooses, watched by a thread.
+    """The objects of a kind that a selector chooses, watched by a thread; a context manager that ends the watch.
 
     Attributes
     ----------
@@ -30,6 +30,7 @@ class Watched:
         self._lock = threading.Lock()
         self._objects: dict[str, dict[str, Any]] = {}
         self._failure: KubernetesError | None = None
+        self._closed = threading.Event()
         version = self._list()
         # A daemon: it waits for a server that may have nothing to say for minutes.
         threading.Thread(target=self._follow, args=(version,), name=f"watch {resource.plural}", daemon=True).start()
@@ -41,6 +42,16 @@ class Watched:
                 raise self._failure
             return [self._objects[name] for name in sorted(self._objects)]
 
+    def close(self) -> None:
+        """Watch no more: the thread ends with what the server sends next, or where it would try again."""
+        self._closed.set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _list(self) -> str:
         listing = self._api.list(self._resource, labels=self._labels)
         with self._lock:
@@ -51,7 +62,7 @@ class Watched:
     def _follow(self, version: str) -> None:
         pause = FIRST_PAUSE
         try:
-            while True:
+            while not self._closed.is_set():
                 before, began = version, time.monotonic()
                 try:
                     if not version:
@@ -59,6 +70,8 @@ class Watched:
                     for kind, thing in self._api.watch(self._resource, version, labels=self._labels):
                         version = thing["metadata"]["resourceVersion"]
                         self._take(kind, thing)
+                        if self._closed.is_set():
+                            return
                 except Expired:
                     version = before = ""
                 except ApiError as error:
@@ -66,7 +79,7 @@ class Watched:
                         raise
                 served = version != before or time.monotonic() - began > LONGEST_PAUSE
                 pause = FIRST_PAUSE if served else min(LONGEST_PAUSE, 2 * pause)
-                threading.Event().wait(pause * random.SystemRandom().uniform(0.75, 1.25))
+                self._closed.wait(pause * random.SystemRandom().uniform(0.75, 1.25))
         except KubernetesError as error:
             with self._lock:
                 self._failure = error

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli import refresh
@@ -65,13 +66,13 @@ def _looks(api: Api, name: str | None, pace: float) -> Iterator[Overview]:
     from k8s.watched import Watched
 
     changed = threading.Event()
-    jobs = Watched(api, JOB, labels=label_selector(name), changed=changed)
-    pods = Watched(api, POD, labels=label_selector(name), changed=changed)
-    while True:
-        changed.clear()
-        yield overview(api, jobs.objects(), pods.objects())
-        threading.Event().wait(SHORTEST)  # what changes together is shown together
-        changed.wait(pace)
+    watched = partial(Watched, api, labels=label_selector(name), changed=changed)
+    with watched(JOB) as jobs, watched(POD) as pods:
+        while True:
+            changed.clear()
+            yield overview(api, jobs.objects(), pods.objects())
+            threading.Event().wait(SHORTEST)  # what changes together is shown together
+            changed.wait(pace)
 
 
 def _found(api: Api, look: Overview, tasks: Tasks) -> dict[str, Any]:

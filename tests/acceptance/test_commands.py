@@ -296,6 +296,7 @@ def test_the_priority_of_a_task_is_changed(trainloom: Callable[..., Told], keys:
     assert state_of(trainloom, last) == "finished"
 
 
+@pytest.mark.slow
 def test_retrain_deletes_a_result_only_if_told_to(trainloom: Callable[..., Told], keys: dict[str, list[str]]) -> None:
     assert trainloom("worker", "--max-tasks", "1").code == 0
     done = trainloom("task", "list", "--state", "finished", "--json").json()[0]["task"]

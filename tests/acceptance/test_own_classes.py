@@ -31,6 +31,7 @@ def trainloom(project_environment: dict[str, str], tmp_path: Path) -> Any:
 
 
 @pytest.mark.feature("S8", "S10", "S11", "S12")
+@pytest.mark.slow
 def test_the_example_trains_with_its_own_dataset_sampler_model_and_trainer(trainloom: Any) -> None:
     inserted = json.loads(trainloom("insert", "configs.yaml", "--json"))
     assert {section: len(rows["keys"]) for section, rows in inserted.items()} == {

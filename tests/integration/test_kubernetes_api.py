@@ -9,6 +9,7 @@ import json
 import os
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -399,9 +400,10 @@ def wait_for(watched: Watched, wanted: list[str]) -> None:
 
 
 @pytest.fixture
-def watched(fake_cluster: FakeCluster, api: Api) -> Watched:
+def watched(fake_cluster: FakeCluster, api: Api) -> Iterator[Watched]:
     fake_cluster.put(JOBS, manifest("a"))
-    return Watched(api, JOB, labels="app.kubernetes.io/managed-by=trainloom", changed=threading.Event())
+    with Watched(api, JOB, labels="app.kubernetes.io/managed-by=trainloom", changed=threading.Event()) as jobs:
+        yield jobs
 
 
 def watching(fake_cluster: FakeCluster, times: int) -> None:
@@ -420,6 +422,16 @@ def test_a_watch_tells_what_comes_changes_and_goes(fake_cluster: FakeCluster, wa
     assert begun["resourceVersion"] == "1"
     assert begun["labelSelector"] == "app.kubernetes.io/managed-by=trainloom"
     assert begun["allowWatchBookmarks"] == "true"
+
+
+def test_a_watch_that_is_closed_ends_its_thread(fake_cluster: FakeCluster, watched: Watched) -> None:
+    *_, thread = [thread for thread in threading.enumerate() if thread.name == "watch jobs"]
+    watching(fake_cluster, 1)
+    watched.close()
+    fake_cluster.put(JOBS, manifest("b"))
+    thread.join(60)
+    assert not thread.is_alive()
+    assert names_of(watched) == ["a", "b"]
 
 
 def test_a_watch_that_breaks_goes_on_from_where_it_was(fake_cluster: FakeCluster, watched: Watched) -> None:

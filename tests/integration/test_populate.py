@@ -196,6 +196,7 @@ def test_an_interrupted_worker_gives_its_task_back(
     assert (TrainingResult().jobs & key).fetch1("status") == "pending"
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_tasks(watched: Callable[..., dict[str, Any]], session: Session, tmp_path: Path) -> None:
     insert(session, watched(), seeds=range(6))
     workers = [

@@ -212,7 +212,8 @@ def test_what_is_made_while_the_queue_is_filled_is_not_queued_again(queue: Queue
     assert len(queue.jobs) == 19
 
 
-@pytest.mark.parametrize("order", ["original", pytest.param("random", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["original", "random"])
 def test_eight_processes_claim_two_thousand_jobs_and_none_twice(queue: Queue, order: str) -> None:
     keys = insert_items(2000)
     queue.enqueue()

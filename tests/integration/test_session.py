@@ -46,6 +46,7 @@ def open_at_once() -> None:
     assert printed[0][0].split()[1:] == ["0", "0"]
 
 
+@pytest.mark.slow
 def test_many_processes_that_open_a_new_project_at_once_declare_it_once(backend: str) -> None:
     open_at_once()
 

@@ -211,6 +211,7 @@ def end_at_once(*_: Any) -> None:
     os._exit(7)
 
 
+@pytest.mark.slow
 def test_processes_that_keep_dying_are_given_up(postgres_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Event] = []
     monkeypatch.setattr(worker_process, "run", end_at_once)
