@@ -229,7 +229,8 @@ def test_a_statement_that_a_deadlock_breaks_off_is_run_again(
 
     monkeypatch.setattr(connection, "_execute_query", watched)
     connection.query(f"UPDATE {tangled} SET b = b + 1 WHERE a IN (1, 2)")
-    assert broken_off == [True]
+    assert broken_off  # once, or again where the other one has not moved on by then
+    assert all(broken_off)
     assert [*connection.query(f"SELECT b FROM {tangled} WHERE a IN (1, 2)").fetchall()] == [(11,), (11,)]
 
 
