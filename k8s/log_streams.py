@@ -77,18 +77,21 @@ class LogStreams:
             If the cluster can no longer be watched, or a log must not be read.
         """
         with self._jobs, self._pods:
-            while True:
-                self._changed.clear()
-                self._begin_streams()
-                if self._is_over():
-                    yield from self._waiting()
-                    return
-                while not self._changed.is_set():
-                    try:
-                        yield self._checked(self._lines.get(timeout=0.5))
-                    except queue.Empty:
-                        if not any(stream.is_alive() for stream in self._streams.values()):
-                            break  # perhaps all is over
+            yield from self._followed()
+
+    def _followed(self) -> Iterator[tuple[str, str]]:
+        while True:
+            self._changed.clear()
+            self._begin_streams()
+            if self._is_over():
+                yield from self._waiting()
+                return
+            while not self._changed.is_set():
+                try:
+                    yield self._checked(self._lines.get(timeout=0.5))
+                except queue.Empty:
+                    if not any(stream.is_alive() for stream in self._streams.values()):
+                        break  # perhaps all is over
 
     def _begin_streams(self) -> None:
         """A thread for every pod that has one to be followed; those that are there at the beginning are cut short."""

@@ -193,6 +193,9 @@ def fake_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
         yield cluster
     finally:
         cluster.stop()
+    for thread in [thread for thread in threading.enumerate() if thread.name.startswith("watch ")]:
+        thread.join(60)
+        assert not thread.is_alive(), f"{thread.name} goes on although its cluster has gone"
 
 
 @pytest.fixture(params=BACKENDS)

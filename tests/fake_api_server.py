@@ -83,6 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         )
         cluster = self.cluster
         with cluster.changed:
+            stopped = cluster.stopped
             cluster.requests.append(request)
             self.broken = cluster.broken  # before anybody who waits for this request breaks it off
             cluster.changed.notify_all()
@@ -91,6 +92,9 @@ class Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
                 if not fault.times:
                     cluster.faults.remove(fault)
+        if stopped:
+            self._hang_up()
+            return
         if fault is not None and fault.status:
             refusal = Refused(fault.status, "Failed", f"the server says {fault.status}").status
             self._send(fault.status, refusal, {"Retry-After": fault.retry_after} if fault.retry_after else {})

@@ -55,6 +55,7 @@ class FakeCluster:
         self.denied: set[tuple[str, str]] = set()  # verb and resource, such as ("get", "pods/log")
         self.logs: dict[str, Log] = {}
         self.broken = 0  # raised to break off all streams
+        self.stopped = False  # no request is answered any more, on connections that are open neither
         self.page = 500
         self.terminates_at_once = True
         self.refused_after: tuple[str, int] | None = None  # a name that only a dry run takes, once, and the status
@@ -67,6 +68,8 @@ class FakeCluster:
         self._thread.start()
 
     def stop(self) -> None:
+        with self.changed:
+            self.stopped = True
         self.break_streams()
         self._server.shutdown()
         self.close()
