@@ -13,9 +13,9 @@ from schemas.checkpoint import Checkpoint
 
 from .checkpoint_record import Recorded
 from .claim import Claim
-from .deadlock import untangled
 from .errors import DatabaseUnavailable
 from .queue import LeaseLost
+from .transaction import untangled
 
 
 class CheckpointLedger:

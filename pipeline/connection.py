@@ -17,9 +17,9 @@ from datajoint.errors import LostConnectionError
 from datajoint.settings import _create_config
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from .deadlock import is_deadlock
 from .errors import ConfigurationError, DatabaseUnavailable
 from .settings import Database
+from .transaction import is_deadlock
 
 logger = logging.getLogger("trainloom")
 
@@ -28,7 +28,6 @@ BLOCK = "BEGIN NOT ATOMIC"  # … END: one statement of several, on MariaDB
 FIRST_DELAY = 0.2  # s between tries to reconnect, doubled each time
 LONGEST_DELAY = 5.0  # s
 STATEMENT_TRIES = 10  # of one that is cut off, or broken off to resolve a deadlock, each time
-BROKEN_OFF = "The connection was lost during a transaction; nothing of it was written"
 MYSQL_DEADLOCK = 1213  # undoes the whole transaction; PostgreSQL's leaves it open, and answers nothing more in it
 # UTC, and the isolation that PostgreSQL has by default: repeatable reads lock gaps between the rows of a queue.
 PREPARATION = {
@@ -87,7 +86,7 @@ class HealingConnection(dj.Connection):
         options["reconnect"] = False
         self._leave_parents_connection()
         if self._broken_off:
-            raise LostConnectionError(BROKEN_OFF)
+            raise LostConnectionError("The transaction was broken off before; nothing of it was written")
         if self._lost():
             self._recover(None)
         for remaining in reversed(range(STATEMENT_TRIES)):
@@ -209,7 +208,9 @@ class HealingConnection(dj.Connection):
         self._broken_off = getattr(self, "_in_transaction", False) and not self._to_begin
         self._reconnect()
         if self._broken_off:
-            raise LostConnectionError(BROKEN_OFF) from cause
+            raise LostConnectionError(
+                "The connection was lost during a transaction; nothing of it was written"
+            ) from cause
 
     def _reconnect(self) -> None:
         deadline, delay = time.monotonic() + self.reconnect_seconds, FIRST_DELAY

@@ -7,7 +7,7 @@ from typing import Any
 from datajoint.condition import AndList, Not
 
 from .claimer import index_name
-from .deadlock import undisturbed
+from .transaction import undisturbed
 
 SKIP_DUPLICATES = {"postgresql": ("INSERT", " ON CONFLICT DO NOTHING"), "mysql": ("INSERT IGNORE", "")}
 # Jobs queued at once from which PostgreSQL is told to look at them: its own look comes up to a minute later, and until
@@ -60,8 +60,7 @@ def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
     its key, the job it had is gone again. So a second statement, which sees all that was published before, takes such
     jobs out before anybody else sees them.
     """
-    connection, full_name = table.connection, job_table(table).full_table_name
-    insertion, removal = _insertion(table, restrictions), _removal(table)
+    connection, insertion, removal = table.connection, _insertion(table, restrictions), _removal(table)
 
     def fill() -> int:
         with connection.transaction:
@@ -71,7 +70,7 @@ def enqueue(table: Any, restrictions: tuple[Any, ...] = ()) -> None:
         return queued
 
     if undisturbed(connection, fill) >= MANY and connection.adapter.backend == "postgresql":
-        connection.query(f"ANALYZE {full_name}")
+        connection.query(f"ANALYZE {job_table(table).full_table_name}")
 
 
 def _insertion(table: Any, restrictions: tuple[Any, ...]) -> str:

@@ -20,10 +20,10 @@ from . import capacity, outlook
 from .claim import Claim, Worker
 from .claimer import NEW_ATTEMPT, Claimer
 from .connection import BLOCK
-from .deadlock import CONNECTION_TRIES, is_deadlock, undisturbed
 from .errors import PipelineError
 from .job_table import JOB_COLUMNS, enqueue, job_table
 from .outlook import Statement
+from .transaction import CONNECTION_TRIES, is_deadlock, undisturbed
 
 MESSAGE_LENGTH = 2047  # characters that `attempt_error` and DataJoint's `error_message` hold
 ATTEMPT_COLUMNS = (*NEW_ATTEMPT, "attempt_beat", "attempt_end", "attempt_stack", "attempt_checkpoints")

@@ -83,6 +83,7 @@ class Worker:
         self._terms = terms
         self._stop = stop
         self.queue = Queue(table, identity)
+        read_columns(type(table))  # before a result is published, in a transaction whose locks others wait for
         self.success = 0
         self.errors: list[tuple[dict[str, Any], Any]] = []
         self.taken = 0
@@ -92,7 +93,6 @@ class Worker:
 
     def refresh(self) -> None:
         """Queue what is missing, and see again what the restrictions leave."""
-        read_columns(type(self._table))  # before a result is published, in a transaction whose locks others wait for
         if self._options["refresh"] is not False:
             enqueue(self._table, self._restrictions)
         if self._restrictions:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NoReturn
 
 from trainers.checkpoint_schedule import CheckpointSchedule
 from trainers.contract import Checkpoints, Progress, Retention, Stop, Stopped
@@ -71,8 +70,7 @@ class Watch:
             self._checkpoints.poll()
             if self._schedule.due():
                 self._save(epoch, step, None)
-        if self._stop is not None and self._stop.requested:
-            self._end(epoch, step, None)
+        self._obey(epoch, step, None)
 
     def after_epoch(self, epoch: int, score: float | None) -> None:
         """`epoch` epochs lie behind, the last of this score; None where it was not validated.
@@ -82,8 +80,7 @@ class Watch:
         """
         if self._checkpoints is not None and self._schedule.due_at_end(epoch):
             self._save(epoch, 0, score)
-        if self._stop is not None and self._stop.requested:
-            self._end(epoch, 0, score)
+        self._obey(epoch, 0, score)
 
     def after_training(self, epoch: int) -> None:
         """All `epoch` epochs lie behind, and the best weights are not yet loaded: the state stays with the result where
@@ -99,9 +96,10 @@ class Watch:
             self._checkpoints.retain(replace(self._retention, final=True))
         self._keep(epoch, 0, None)
 
-    def _end(self, epoch: int, step: int, score: float | None) -> NoReturn:
-        self._save(epoch, step, score)
-        raise stopped(epoch, step)
+    def _obey(self, epoch: int, step: int, score: float | None) -> None:
+        if self._stop is not None and self._stop.requested:
+            self._save(epoch, step, score)
+            raise stopped(epoch, step)
 
     def _save(self, epoch: int, step: int, score: float | None) -> None:
         if self._checkpoints is not None:

@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datajoint.errors import LostConnectionError
 
 from pipeline.claim import Claim
 from pipeline.queue import LeaseLost, Queue
+from pipeline.services import PostgresServer
 from pipeline.session import Session
 from schemas.attempt import Attempt, Blame, Outcome
 from tests.integration import queue_tables
 from tests.integration.queue_tables import Item, Made, insert_items
-from tests.integration.test_connection import other_connection, terminate
+from tests.integration.test_connection import await_lock_wait, other_connection, terminate
 
 ROOT = Path(__file__).parents[2]
 RACE = """
@@ -156,8 +159,6 @@ def test_a_connection_that_is_lost_while_publishing_publishes_once(queue: Queue,
 def test_a_commit_whose_answer_was_lost_is_settled_by_reading_back(
     queue: Queue, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datajoint.errors import LostConnectionError
-
     insert_items(1)
     queue.enqueue()
     claim, commit = queue.claim(), session.connection.commit_transaction
@@ -197,8 +198,7 @@ def test_what_is_made_while_the_queue_is_filled_is_not_queued_again(queue: Queue
         with suppress(Withdrawn), rival.transaction:
             rival.query(insertion, args=(first,))
             filling = pool.submit(queue.enqueue)  # has seen no job by now, and waits for the first one
-            with pytest.raises(TimeoutError):
-                filling.result(1)
+            await_lock_wait(session)
             # What a worker does that fills the queue, computes and publishes meanwhile.
             worker.query(insertion, args=(last,))
             worker.query(f"INSERT INTO {made} VALUES (%s, 1)", args=(last,))
@@ -210,6 +210,49 @@ def test_what_is_made_while_the_queue_is_filled_is_not_queued_again(queue: Queue
     assert len(Made()) == 1
     assert last not in queue.jobs.to_arrays("item_md5")
     assert len(queue.jobs) == 19
+
+
+def test_a_connection_that_is_lost_while_the_queue_is_filled_fills_it_once(
+    queue: Queue, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = insert_items(3)
+    query, filled = session.connection.query, []
+
+    def watched(statement: str, *args: Any, **options: Any) -> Any:
+        answer = query(statement, *args, **options)
+        if statement.startswith("INSERT"):
+            filled.append(answer.rowcount)
+            if len(filled) == 1:
+                terminate(session)
+        return answer
+
+    monkeypatch.setattr(session.connection, "query", watched)
+    queue.enqueue()
+    assert filled == [3, 3]  # the first time it was undone
+    assert sorted(queue.jobs.to_arrays("item_md5")) == sorted(keys)
+
+
+def test_a_server_that_stays_away_while_the_queue_is_filled_is_waited_for_once(
+    postgres_session: Session, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue_tables.activate(postgres_session)
+    queue, connection = Queue(Made()), postgres_session.connection
+    server, waits, reconnect = PostgresServer(postgres_session.home), [], connection._reconnect
+    connection.reconnect_seconds = 0.3
+
+    def counted() -> None:
+        waits.append(1)
+        reconnect()
+
+    monkeypatch.setattr(connection, "_reconnect", counted)
+    try:
+        server.stop()
+        with pytest.raises(LostConnectionError, match="did not come back"):
+            queue.enqueue()
+    finally:
+        server.ensure_running()
+    assert waits == [1]
+    queue_tables.scratch.drop(prompt=False)
 
 
 @pytest.mark.slow
