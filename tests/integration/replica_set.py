@@ -117,6 +117,9 @@ class ReplicaSet:
         # The first one alone may become the primary until the user is made.
         for member in members[1:]:
             member["priority"] = 0.5
+        for port in self._ports:  # the first one asks the others at once, and takes no answer for a refusal
+            with pymongo.MongoClient("127.0.0.1", port, directConnection=True, **options) as client:
+                client.admin.command("ping")
         with pymongo.MongoClient("127.0.0.1", first, directConnection=True, **options) as client:
             config = {"_id": "rs", "members": members, "settings": {"electionTimeoutMillis": ELECTION}}
             client.admin.command("replSetInitiate", config)
